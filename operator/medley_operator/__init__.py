@@ -1,0 +1,1 @@
+"""The Kubernetes shell around the planner: it observes, asks for a plan, decides, acts and reports."""

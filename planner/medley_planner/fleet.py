@@ -1,0 +1,182 @@
+"""What is planned for: services, the pools they may use, and what runs today.
+
+These values are the whole input of a plan.
+They are frozen, hold no clock and no cluster object, and compare by value, so that the same fleet gives the same plan.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from medley_planner.gpus import GPUType
+from medley_planner.models import ModelArchitecture, ThroughputPoint
+from medley_planner.sizes import SizeHistogram
+
+
+@dataclass(frozen=True, order=True)
+class Variant:
+    """One way to run a replica: a pool's GPUs, so many of them, joined by tensor parallelism."""
+
+    pool: str
+    tensor_parallel: int
+
+    def __str__(self) -> str:
+        return f"{self.pool}/tp{self.tensor_parallel}"
+
+
+@dataclass(frozen=True)
+class Stock:
+    """How many GPUs of a pool may be used, and how they lie on nodes.
+
+    `gpus_in_groups_of[k]` is Σ over nodes of k·⌊free/k⌋: the GPUs that replicas of k GPUs, which do not span nodes, can use.
+    With power-of-two sizes the constraints Σ_{g ≥ k} g·n ≤ gpus_in_groups_of[k] for every k are exact.
+    """
+
+    gpus_in_groups_of: Mapping[int, int]
+
+    @classmethod
+    def from_nodes(cls, free_gpus: tuple[int, ...], *, limit: int | None = None) -> Stock:
+        """The stock of nodes with so many free GPUs each, of which at most `limit` may be used in all."""
+        groups = {size: sum(size * (free // size) for free in free_gpus) for size in GROUP_SIZES}
+        if limit is not None:
+            groups = {size: min(gpus, size * (limit // size)) for size, gpus in groups.items()}
+        return cls(gpus_in_groups_of=groups)
+
+    @classmethod
+    def of(cls, gpus: int, *, gpus_per_node: int = 8) -> Stock:
+        """The stock of `gpus` GPUs on as many full nodes as they fill and one partly filled."""
+        full, rest = divmod(gpus, gpus_per_node)
+        return cls.from_nodes((gpus_per_node,) * full + ((rest,) if rest else ()))
+
+    @property
+    def gpus(self) -> int:
+        """All GPUs that may be used."""
+        return self.gpus_in_groups_of[1]
+
+    def in_groups_of(self, size: int) -> int:
+        """The GPUs that replicas of at least `size` GPUs may use together."""
+        return self.gpus_in_groups_of[size]
+
+
+GROUP_SIZES = (1, 2, 4, 8, 16)
+"""The tensor parallel sizes that Medley plans with."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """GPUs of one type at one price, shared by all services.
+
+    Args:
+        name: The GPUPool's name.
+        gpu: The type of its GPUs.
+        price_usd_per_gpu_hour: Price of one GPU for one hour.
+        gpus_per_node: GPUs on one node; a replica never spans nodes.
+        stock: What services may use now: free, or held by services of this fleet.
+        load_time_s: From asking for a replica until it serves: provisioning of the node and loading of the model.
+        exhausted: Why nothing more can be had here for now (pods stayed Pending); empty where that is not so.
+            `stock` is then only what services hold Ready.
+    """
+
+    name: str
+    gpu: GPUType
+    price_usd_per_gpu_hour: float
+    stock: Stock
+    gpus_per_node: int = 8
+    load_time_s: float = 0.0
+    exhausted: str = ""
+
+
+@dataclass(frozen=True)
+class Objectives:
+    """Latency objectives of a service, as means over requests; None where there is none."""
+
+    time_per_output_token_s: float | None = None
+    time_to_first_token_s: float | None = None
+
+
+@dataclass(frozen=True)
+class ReplicaBounds:
+    """At least and at most so many replicas; `maximum` None is no upper bound."""
+
+    minimum: int = 0
+    maximum: int | None = None
+
+
+@dataclass(frozen=True)
+class Service:
+    """One LLM service: what it must serve, within what, and on what it may run.
+
+    Args:
+        name: Unique in the fleet, `namespace/name` in a cluster.
+        model: Architecture of the model.
+        rate_rps: Arrivals, in requests per second.
+        sizes: Joint histogram of input and output sizes; its weights add up to 1.
+        objectives: Latency objectives.
+        measurements: Measured throughput, used before any estimate.
+        engine: `vllm`, `sglang` or `custom`: picks measurements that name an engine.
+        pools: Names of the pools that may be used; None is all.
+        tensor_parallel: Sizes that may be used; empty is all of `GROUP_SIZES` that the pool's nodes hold.
+        max_context_tokens: Longest input + output that the engine is configured for; None is the model's own.
+        max_cost_usd_per_hour: Price cap; None is no cap.
+        replicas: Bounds on all replicas of the service.
+        replicas_by_pool: Bounds on the replicas in a pool.
+        headroom: Share of every replica's capacity that is kept free, in [0, 1).
+        running: Replicas that run (or were asked for) now, by variant.
+        pinned: Keep `running` as it is; only account for what it holds.
+    """
+
+    name: str
+    model: ModelArchitecture
+    rate_rps: float
+    sizes: SizeHistogram
+    objectives: Objectives = Objectives()
+    measurements: tuple[ThroughputPoint, ...] = ()
+    engine: str = "vllm"
+    pools: tuple[str, ...] | None = None
+    tensor_parallel: tuple[int, ...] = ()
+    max_context_tokens: int | None = None
+    max_cost_usd_per_hour: float | None = None
+    replicas: ReplicaBounds = ReplicaBounds(minimum=1)
+    replicas_by_pool: Mapping[str, ReplicaBounds] = field(default_factory=dict)
+    headroom: float = 0.0
+    running: Mapping[Variant, int] = field(default_factory=dict)
+    pinned: bool = False
+
+
+class Formulation(enum.Enum):
+    """Which integer programme decides."""
+
+    MEDLEY = "medley"
+    """All services jointly, fractional shares of buckets, shared stock, caps and bounds."""
+    MELANGE = "melange"
+    """Mélange's own (arXiv 2404.14527): each service alone, binary slices of buckets, no stock and no caps."""
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """How to plan; every field has a default that suits production.
+
+    Args:
+        formulation: Which integer programme decides.
+        slice_factor: Mélange's slices per bucket; used in that mode only.
+        time_limit_s: Bound on the solver's time; the best plan so far is used, its gap recorded.
+        relative_gap: Proven distance from the optimum at which the solver may stop.
+        switching_horizon_s: Time over which the cost of a change (both replicas running while the new one loads) must pay
+            for itself; 0 ignores what runs today.
+    """
+
+    formulation: Formulation = Formulation.MEDLEY
+    slice_factor: int = 4
+    time_limit_s: float = 30.0
+    relative_gap: float = 1e-6
+    switching_horizon_s: float = 3600.0
+
+
+@dataclass(frozen=True)
+class FleetState:
+    """Everything that a plan depends on."""
+
+    services: tuple[Service, ...]
+    pools: tuple[Pool, ...]
