@@ -1,0 +1,53 @@
+# Everything that a developer or CI runs. `make help` lists it.
+# Each target sets up what it needs; what is fetched or built is cached in $(MEDLEY_CACHE), outside the checkout.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+export MEDLEY_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/medley
+BIN := .venv/bin
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2}'
+
+.PHONY: setup tools
+setup: ## Make the virtual environment (.venv)
+	@$(PYTHON) tools/bootstrap.py
+tools: setup ## Build or find the control plane's binaries (about 15 minutes on 2 cores, once)
+	@$(BIN)/python -m medley_cluster build-tools
+
+# --- the story -----------------------------------------------------------------------------------------------------
+
+.PHONY: demo demo-down
+demo: setup ## Bring up a real cluster with simulated GPUs and show what Medley does
+	@$(BIN)/python -m medley_demo
+demo-down: setup ## Remove every trace of the demo's cluster
+	@$(BIN)/python -m medley_cluster down --name demo
+
+# --- checks --------------------------------------------------------------------------------------------------------
+
+.PHONY: test lint types imports generated test-fast test-cluster
+test: setup lint types imports generated test-fast test-cluster ## Run every check that this machine can run
+lint: setup ## Check formatting and lint
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+types: setup ## Check types
+	@$(BIN)/mypy
+imports: setup ## Check the import rules
+	@$(BIN)/lint-imports --no-cache
+generated: setup ## Check that generated files are in step with their sources
+	@$(BIN)/python -m medley_operator.api.generate --check
+test-fast: setup ## Unit, property, golden and integration tests: no cluster
+	@$(BIN)/pytest tests -n 2 --dist loadgroup
+test-cluster: setup tools ## Tests on a real control plane and, where the machine allows, a real node
+	@$(BIN)/pytest e2e/tests
+
+.PHONY: format generate
+format: setup ## Format, and mend what lint can mend
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+generate: setup ## Write the generated files anew: CRDs, API reference
+	@$(BIN)/python -m medley_operator.api.generate
