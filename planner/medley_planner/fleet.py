@@ -172,6 +172,7 @@ class PlanOptions:
     time_limit_s: float = 30.0
     relative_gap: float = 1e-6
     switching_horizon_s: float = 3600.0
+    explain: bool = True
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,45 @@
+"""What a caller may keep between plans, so that an unchanged part of a fleet is not worked out again.
+
+The planner itself remembers nothing: a `Memo` is a value that the caller owns and passes in.
+Everything in it is keyed by *all* the values it was computed from, so that a plan with a memo equals the plan without one.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import TypeVar, cast
+
+T = TypeVar("T")
+
+
+class Memo:
+    """A bounded memory of pure results, least recently used out first. Not safe for use from two threads at a time.
+
+    Args:
+        entries: How many results are kept.
+    """
+
+    def __init__(self, entries: int = 4096) -> None:
+        if entries < 1:
+            raise ValueError(f"entries must be at least 1, not {entries}")
+        self._entries = entries
+        self._results: OrderedDict[Hashable, object] = OrderedDict()
+        self.hits = 0
+        self.misses = 0
+
+    def recall(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """The result kept under `key`, else that of `compute`, which is kept.
+
+        `key` must hold every value that `compute` depends on, and name the kind of result.
+        """
+        if key in self._results:
+            self._results.move_to_end(key)
+            self.hits += 1
+            return cast("T", self._results[key])
+        result = compute()
+        self.misses += 1
+        self._results[key] = result
+        if len(self._results) > self._entries:
+            self._results.popitem(last=False)
+        return result
