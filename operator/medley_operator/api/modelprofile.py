@@ -1,0 +1,131 @@
+"""ModelProfile: what the planner has to know of a model."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from medley_operator.api.base import ATOMIC_LIST, ApiModel, Integer, Number, Rule, StatusModel, map_list, ordered
+from medley_operator.api.conditions import Condition
+from medley_operator.api.metadata import ObjectMeta
+
+DataType = Literal["bf16", "fp16", "fp8", "int8", "int4"]
+TensorParallelSize = Literal[1, 2, 4, 8, 16]
+MAX_TOKENS = 16_777_216
+
+
+class Architecture(ApiModel):
+    """Facts of a model's architecture, as in its config.json."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        ordered("active_parameters", "parameters"),
+        ordered("key_value_heads", "attention_heads"),
+        ordered("active_experts", "experts"),
+        Rule(
+            cel="has(self.experts) == has(self.activeExperts)",
+            message="experts and activeExperts must be given together, or neither for a dense model",
+            holds=lambda made: (made.experts is None) == (made.active_experts is None),
+        ),
+        Rule(
+            cel="!has(self.experts) || has(self.activeParameters)",
+            message="activeParameters is required where experts is given",
+            holds=lambda made: made.experts is None or made.active_parameters is not None,
+        ),
+    )
+
+    parameters: Integer = Field(ge=1_000_000, le=100_000_000_000_000)
+    """All parameters."""
+    active_parameters: Integer | None = Field(None, ge=1_000_000, le=100_000_000_000_000)
+    """Parameters that one token uses. Default: all."""
+    layers: Integer = Field(ge=1, le=10_000)
+    """Transformer layers (num_hidden_layers)."""
+    hidden_size: Integer = Field(ge=1, le=1_000_000)
+    """Width of the residual stream (hidden_size)."""
+    attention_heads: Integer = Field(ge=1, le=10_000)
+    """Query heads of a layer (num_attention_heads)."""
+    key_value_heads: Integer = Field(ge=1, le=10_000)
+    """Key and value heads of a layer (num_key_value_heads)."""
+    head_size: Integer = Field(ge=1, le=10_000)
+    """Width of one head (head_dim)."""
+    experts: Integer | None = Field(None, ge=2, le=100_000)
+    """Routed experts of a layer, for a mixture of experts."""
+    active_experts: Integer | None = Field(None, ge=1, le=100_000)
+    """Routed experts that one token uses."""
+    data_type: DataType = "bf16"
+    """Data type of the weights."""
+    key_value_data_type: DataType | None = None
+    """Data type of the key-value cache. Default: bf16 where the weights are quantised, else that of the weights."""
+    max_context_tokens: Integer = Field(ge=1, le=MAX_TOKENS)
+    """Longest input plus output (max_position_embeddings)."""
+
+
+class MeasuredPoint(ApiModel):
+    """One load at which one replica was measured, at requests of one size."""
+
+    input_tokens: Integer = Field(ge=1, le=MAX_TOKENS)
+    """Input tokens of each request."""
+    output_tokens: Integer = Field(ge=1, le=MAX_TOKENS)
+    """Output tokens of each request."""
+    requests_per_second: Number = Field(gt=0, le=1_000_000)
+    """Requests that the replica finished per second, in a steady state."""
+    time_per_output_token_ms: Number = Field(gt=0, le=3_600_000)
+    """Mean time per output token at this load, in milliseconds."""
+    time_to_first_token_ms: Number = Field(gt=0, le=3_600_000)
+    """Mean time to first token at this load, in milliseconds."""
+
+
+class Measurement(ApiModel):
+    """A table of measured points of one replica on one type of GPU."""
+
+    gpu: str = Field(min_length=1, max_length=63)
+    """GPU type, as in a GPUPool's spec.gpu.type."""
+    tensor_parallel: TensorParallelSize
+    """GPUs of the replica."""
+    engine: Literal["vllm", "sglang", "custom"] | None = None
+    """Engine that was measured. Default: used for every engine."""
+    points: tuple[MeasuredPoint, ...] = Field(min_length=1, max_length=1024, json_schema_extra=ATOMIC_LIST)
+    """The measured points."""
+    source: str = Field("", max_length=1024)
+    """Where the figures come from: command, date, engine version."""
+
+
+class ModelProfileSpec(ApiModel):
+    """What the planner has to know of a model."""
+
+    model: str = Field(min_length=1, max_length=253)
+    """The model's id, as services name it."""
+    architecture: Architecture
+    """Facts of the model's architecture, from which throughput is estimated where it was not measured."""
+    measurements: tuple[Measurement, ...] = Field((), max_length=128, json_schema_extra=ATOMIC_LIST)
+    """Measured throughput, which goes before every estimate."""
+
+
+class ModelProfileStatus(StatusModel):
+    """What the operator made of the profile."""
+
+    observed_generation: Integer | None = Field(None, ge=0)
+    """The generation of the spec that this status is about."""
+    conditions: tuple[Condition, ...] = Field((), max_length=16, json_schema_extra=map_list("type"))
+    """Ready: the profile's spec makes sense, and services may use it."""
+    measured_variants: tuple[str, ...] = Field((), max_length=256, json_schema_extra=ATOMIC_LIST)
+    """GPU types and parallelisms with measurements, such as H100-80GB/tp1."""
+    source: str | None = Field(None, max_length=64)
+    """Where capacities come from: `measured`, `roofline`, or `measured and roofline`."""
+
+
+class ModelProfile(ApiModel):
+    """What the planner has to know of a model: its architecture, and measured throughput where there is any."""
+
+    api_version: Literal["medley.dev/v1alpha1"] = "medley.dev/v1alpha1"
+    kind: Literal["ModelProfile"] = "ModelProfile"
+    metadata: ObjectMeta
+    spec: ModelProfileSpec
+    """What the model is."""
+    status: ModelProfileStatus | None = None
+    """What the operator made of the profile."""
+
+    @property
+    def name(self) -> str:
+        """The profile's name."""
+        return self.metadata.name
