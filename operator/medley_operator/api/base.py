@@ -55,8 +55,8 @@ def _whole(value: Any) -> Any:
 class ApiModel(BaseModel):
     """Base of every object within a `spec`: camelCase outside, snake_case inside, frozen, unknown fields refused.
 
-    As on the API server, a null is the same as an absent field (it prunes nulls of fields that are not nullable), and 4.0
-    is the same as 4.
+    As on the API server, a null is the same as an absent field (it prunes nulls of fields that are not nullable), and
+    4.0 is the same as 4.
     """
 
     model_config = ConfigDict(
@@ -86,11 +86,20 @@ class ApiModel(BaseModel):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """The schema of the fields, with the rules as `x-kubernetes-validations`."""
-        made = handler.resolve_ref_schema(handler(schema))
+        """The schema of the fields, with the rules as `x-kubernetes-validations`.
+
+        An object that is made up of defaults where it is absent gets the default `{}`, into which the API server fills
+        the defaults of its fields.
+        """
+        reference = handler(schema)
+        made = handler.resolve_ref_schema(reference)
+        for name, field in cls.model_fields.items():
+            factory = field.default_factory
+            if isinstance(factory, type) and issubclass(factory, ApiModel):
+                made["properties"][field.alias or to_camel(name)]["default"] = {}
         if cls.rules:
             made["x-kubernetes-validations"] = [{"rule": rule.cel, "message": rule.message} for rule in cls.rules]
-        return made
+        return reference
 
 
 class StatusModel(ApiModel):

@@ -42,8 +42,8 @@ class GPUSpec(ApiModel):
     )
 
     type: str = Field(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$")
-    """Name of the GPU type, such as L4, A10G, A100-80GB or H100-80GB. One that is not in the catalogue needs the figures
-    below."""
+    """Name of the GPU type, such as L4, A10G, A100-80GB or H100-80GB. One that is not in the catalogue needs the
+    figures below."""
     memory_gib: Number | None = Field(None, alias="memoryGiB", gt=0, le=4096)
     """Memory of one GPU, in GiB. Overrides the catalogue."""
     memory_bandwidth_gbps: Number | None = Field(None, alias="memoryBandwidthGBps", gt=0, le=1_000_000)
@@ -121,8 +121,8 @@ class GPUPoolSpec(ApiModel):
     price_per_gpu_hour: Number = Field(alias="pricePerGPUHour", ge=0, le=100_000)
     """Price of one GPU for one hour, in any currency that all pools share."""
     limit: Integer | None = Field(None, ge=0, le=1_000_000)
-    """At most so many GPUs are used here by all services together. Larger than what nodes hold: the rest is asked for, and
-    a node autoscaler may provide it. Default: what the nodes hold."""
+    """At most so many GPUs are used here by all services together. Larger than what nodes hold: the rest is asked for,
+    and a node autoscaler may provide it. Default: what the nodes hold."""
     provisioning_seconds: Integer = Field(0, ge=0, le=86_400)
     """How long the provider takes to bring a node, in seconds. 0 where nodes are there."""
     load_seconds: Integer = Field(120, ge=0, le=86_400)

@@ -92,8 +92,8 @@ class Model(ApiModel):
             ]
         },
     )
-    """The model's id: what clients send as `model`, and, unless source says otherwise, its repository on the Hugging Face
-    hub. Immutable."""
+    """The model's id: what clients send as `model`, and, unless source says otherwise, its repository on the Hugging
+    Face hub. Immutable."""
     profile: ObjectName | None = None
     """Name of the ModelProfile. Default: the one whose spec.model is this name."""
     source: ModelSource | None = None
