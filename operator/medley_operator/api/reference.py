@@ -13,8 +13,8 @@ _INTRODUCTION = f"""\
 
 API version `{API_VERSION}`. Generated from the API models by `python -m medley_operator.api.generate`; do not edit.
 
-`kubectl explain llmservice.spec` shows the same on a cluster. Unknown fields are refused. Fields marked **required** have
-no default; the others may be left out. `[]` after a name is a list, `{{}}` a map.
+`kubectl explain llmservice.spec` shows the same on a cluster. Unknown fields are refused. Fields marked **required**
+have no default; the others may be left out. `[]` after a name is a list, `{{}}` a map.
 """
 
 
