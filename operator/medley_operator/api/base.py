@@ -88,15 +88,16 @@ class ApiModel(BaseModel):
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         """The schema of the fields, with the rules as `x-kubernetes-validations`.
 
-        An object that is made up of defaults where it is absent gets the default `{}`, into which the API server fills
-        the defaults of its fields.
+        An object that is made up of defaults where it is absent gets them spelled out: the API server judges a default
+        by the CEL rules before it fills in the defaults of its fields.
         """
         reference = handler(schema)
         made = handler.resolve_ref_schema(reference)
         for name, field in cls.model_fields.items():
             factory = field.default_factory
             if isinstance(factory, type) and issubclass(factory, ApiModel):
-                made["properties"][field.alias or to_camel(name)]["default"] = {}
+                default = factory().model_dump(by_alias=True, exclude_none=True, mode="json")
+                made["properties"][field.alias or to_camel(name)]["default"] = _without_empty_lists(default)
         if cls.rules:
             made["x-kubernetes-validations"] = [{"rule": rule.cel, "message": rule.message} for rule in cls.rules]
         return reference
@@ -106,6 +107,10 @@ class StatusModel(ApiModel):
     """Base of every object within a `status`: fields of another release are ignored, never an error."""
 
     model_config = ConfigDict(extra="ignore")
+
+
+def _without_empty_lists(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value != []}
 
 
 def _camel_names(names: tuple[str, ...]) -> list[str]:
