@@ -30,7 +30,10 @@ def main() -> int:
     parser.add_argument("--extra", action="append", default=[], help="an extra of pyproject.toml, besides dev")
     arguments = parser.parse_args()
     if sys.version_info < (3, 11):  # noqa: UP036 - this is the check that tells users of older Pythons
-        print(f"Medley needs Python 3.11 or newer; this is {sys.version.split()[0]}. Try: make PYTHON=python3.12 …", file=sys.stderr)
+        print(
+            f"Medley needs Python 3.11 or newer; this is {sys.version.split()[0]}. Try: make PYTHON=python3.12 …",
+            file=sys.stderr,
+        )
         return 2
     started_s = time.monotonic()
     requirements = [*BUILD_TOOLS, *declared_requirements(["dev", *arguments.extra])]
@@ -66,11 +69,25 @@ def shared_environment(requirements: list[str]) -> tuple[Path, bool]:
     target = cache_root() / "python" / hashlib.sha256(identity.encode()).hexdigest()[:16]
     if (target / "complete").exists():
         return target, True
-    print(f"  python environment: installing {len(requirements)} requirements (once; a few minutes)", file=sys.stderr, flush=True)
+    print(
+        f"  python environment: installing {len(requirements)} requirements (once; a few minutes)",
+        file=sys.stderr,
+        flush=True,
+    )
     if target.exists():
         shutil.rmtree(target)
     venv.create(target, with_pip=True)
-    run([target / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check", "--progress-bar", "on", *requirements])
+    run(
+        [
+            target / "bin" / "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--progress-bar",
+            "on",
+            *requirements,
+        ]
+    )
     (target / "complete").touch()
     return target, False
 
@@ -89,8 +106,10 @@ def link_checkout(shared: Path) -> bool:
         f"{shared / 'lib' / version / 'site-packages'}\n"
     )
     run(
-        [shared / "bin" / "pip", "--python", LOCAL / "bin" / "python", "install", "--quiet", "--no-deps", "--no-index"]
-        + ["--no-build-isolation", "--disable-pip-version-check", "--editable", CHECKOUT],
+        [
+            *(shared / "bin" / "pip", "--python", LOCAL / "bin" / "python", "install", "--quiet", "--no-deps"),
+            *("--no-index", "--no-build-isolation", "--disable-pip-version-check", "--editable", CHECKOUT),
+        ],
         path=shared / "bin",
     )
     for tool in ("pytest", "ruff", "mypy", "lint-imports"):
