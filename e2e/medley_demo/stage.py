@@ -1,6 +1,7 @@
 """The stage of the story: the cluster, and Medley installed in it as a user would.
 
-With a real node, the operator runs there as a pod, from the image that the repository's Dockerfile makes, installed by the chart.
+With a real node, the operator runs there as a pod, from the image that the repository's Dockerfile makes, installed by
+the chart.
 Without one, it runs as a process of this machine, under the ServiceAccount and roles that the chart installs.
 """
 

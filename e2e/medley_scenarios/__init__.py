@@ -1,1 +1,1 @@
-"""What a cluster is put through, as functions that return what was measured: tests assert on it, benchmarks print it."""
+"""What a cluster is put through: functions that return what was measured. Tests assert on it, benchmarks print it."""
