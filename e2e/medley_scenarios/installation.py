@@ -1,7 +1,7 @@
 """Medley on a test cluster: the chart installed with Helm, and operators that run in it or beside it.
 
-An operator beside the cluster is a process of this machine that acts as the chart's ServiceAccount, under the roles that
-the chart grants: tests can kill, restart and measure it, and RBAC is the real one.
+An operator beside the cluster is a process of this machine that acts as the chart's ServiceAccount, under the roles
+that the chart grants: tests can kill, restart and measure it, and RBAC is the real one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The API server stops, etcd restarts, Prometheus goes: nothing may be scaled down, and everything recovers by itself."""
+"""The API server stops, etcd restarts, Prometheus goes: nothing may be scaled down, and all recovers by itself."""
 
 from __future__ import annotations
 
