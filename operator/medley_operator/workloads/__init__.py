@@ -5,9 +5,20 @@ all variants of a service share one Service and one PodDisruptionBudget.
 The manifests are plain dictionaries, complete for server-side apply, and the same input gives the same manifest.
 """
 
-from medley_operator.workloads.arguments import reserved_arguments
-from medley_operator.workloads.deployment import deployment
+from medley_operator.workloads.arguments import RefusedArgument, refused_arguments, reserved_arguments
+from medley_operator.workloads.custom import PodTemplateError
+from medley_operator.workloads.deployment import deployment, pod_template
 from medley_operator.workloads.disruption import pod_disruption_budget
 from medley_operator.workloads.service import endpoint_url, service
 
-__all__ = ["deployment", "endpoint_url", "pod_disruption_budget", "reserved_arguments", "service"]
+__all__ = [
+    "PodTemplateError",
+    "RefusedArgument",
+    "deployment",
+    "endpoint_url",
+    "pod_disruption_budget",
+    "pod_template",
+    "refused_arguments",
+    "reserved_arguments",
+    "service",
+]

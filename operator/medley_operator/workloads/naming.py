@@ -30,9 +30,6 @@ MANAGED_BY = "medley"
 ANNOTATION_DRAINING = "medley.dev/draining"
 """On a pod: the id of the transition that drains it."""
 
-ANNOTATION_POOL = "medley.dev/pool"
-"""On a Deployment: the GPUPool's full name (a label's value holds 63 characters, an object's name 253)."""
-
 ANNOTATION_DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 """On a pod: the ReplicaSet controller deletes the pod with the lowest value first; unset is 0."""
 
@@ -57,7 +54,8 @@ _DIGEST_CHARACTERS = 10
 def deployment_name(service: str, pool: str, tensor_parallel: int, revision: str) -> str:
     """The name of the Deployment of a service's variant at a revision: a DNS label, unique in the namespace.
 
-    Dots become dashes, because pods take their host names from it; the revision, which covers the labels, keeps such names apart.
+    Dots become dashes, because pods take their host names from it; the revision, which covers the labels, keeps such
+    names apart.
     """
     return shortened(f"{service}-{pool}-tp{tensor_parallel}-{revision}".replace(".", "-"))
 
@@ -91,7 +89,8 @@ def revision(template: Mapping[str, Any]) -> str:
 def shortened(name: str, limit: int = MAX_LABEL_LENGTH) -> str:
     """`name` where it fits in `limit` characters, else its beginning and a digest of all of it.
 
-    Two different names stay different (to 40 bits), and what a DNS label or a label's value must not end on is cut off before the digest.
+    Two different names stay different (to 40 bits), and what a DNS label or a label's value must not end on is cut
+    off before the digest.
     """
     if len(name) <= limit:
         return name

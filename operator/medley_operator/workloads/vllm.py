@@ -1,0 +1,60 @@
+"""vLLM: how its OpenAI server is started for one variant.
+
+Written for vLLM 0.18 and newer: that release added `--shutdown-timeout`.
+Sources: vLLM's argument parser, its image's Dockerfile and non-root entry point, at the pinned release.
+"""
+
+from __future__ import annotations
+
+from medley_operator.workloads.arguments import Argument
+from medley_operator.workloads.engine import EngineRuntime, Launch, lacks_bf16
+
+IMAGE = "vllm/vllm-openai:v0.33.0"
+IMAGE_AMD = "vllm/vllm-openai-rocm:v0.33.0"
+
+GPU_MEMORY_SHARE = 0.90
+"""Share of the GPU's memory for weights, activations and KV cache. vLLM's own default moved from 0.90 to 0.92 between
+releases; a fixed share keeps what the planner counts with, and leaves room for CUDA graphs and the driver's context,
+which are the same hundreds of megabytes on a small GPU as on a large one."""
+
+USER_ID = 2000
+"""The image's user `vllm`. The image starts as root by default, but is made to run as this user."""
+
+HOME = "/home/vllm"
+
+
+def runtime(launch: Launch) -> EngineRuntime:
+    """How vLLM runs for one variant."""
+    return EngineRuntime(
+        image=IMAGE_AMD if launch.is_amd else IMAGE,
+        arguments=arguments(launch),
+        # A user id without an entry in an older image's passwd file makes PyTorch fail unless the name is in the
+        # environment.
+        environment={} if launch.is_amd else {"HOME": HOME, "USER": "vllm", "LOGNAME": "vllm"},
+        # AMD's devices belong to groups whose ids differ between hosts; only the image's root user always reaches them.
+        user_id=None if launch.is_amd else USER_ID,
+        home="" if launch.is_amd else HOME,
+    )
+
+
+def arguments(launch: Launch) -> tuple[Argument, ...]:
+    """Medley's arguments of `vllm serve`, in order.
+
+    The model comes first, by its position: `--model` is deprecated there.
+    """
+    made: list[Argument] = [
+        (launch.model,),
+        ("--served-model-name", launch.served_name),
+        ("--port", str(launch.port)),
+        ("--tensor-parallel-size", str(launch.tensor_parallel)),
+        ("--max-model-len", str(launch.context_tokens)),
+        ("--gpu-memory-utilization", f"{GPU_MEMORY_SHARE:.2f}"),
+        ("--shutdown-timeout", str(launch.drain_timeout_s)),
+    ]
+    if launch.revision is not None:
+        made.append(("--revision", launch.revision))
+    if lacks_bf16(launch.gpu):
+        made.append(("--dtype", "half"))
+    if launch.architecture.key_value_data_type == "fp8":
+        made.append(("--kv-cache-dtype", "fp8"))
+    return tuple(made)
