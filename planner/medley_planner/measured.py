@@ -1,0 +1,265 @@
+"""From measured operating points to the rate that a replica sustains within the objectives, at any request size.
+
+At a measured size the points form a curve of latency over rate, and the answer lies on it, never beyond its last point.
+Between measured sizes the logarithm of the rate is interpolated over the logarithms of the sizes,
+in the smallest rectangle of measured sizes around the size asked for.
+Elsewhere the nearest measured size is carried over by the roofline's shape:
+
+    rate(size) = rate(nearest) · roofline(size) / roofline(nearest)
+
+with rooflines free of objectives, so that a looser objective never lowers the answer.
+It is then bounded by what was measured:
+no more than a measured size that is smaller in both respects, no less than one that is larger in both.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from medley_planner.fleet import Objectives
+from medley_planner.gpus import GPUType
+from medley_planner.latency import Latency
+from medley_planner.models import ModelArchitecture, ThroughputPoint
+from medley_planner.roofline import sustained_rates
+
+Size = tuple[int, int]
+"""Input tokens and output tokens of a request."""
+
+
+@dataclass(frozen=True)
+class LoadCurve:
+    """Latencies of one replica at one request size over the rate of requests, each at least that of every lower rate.
+
+    Measurements are noisy: where a higher rate was measured with a lower latency, the earlier, worse figure is kept,
+    so that the rate within an objective is well defined and errs to the safe side.
+
+    Args:
+        rates_rps: Measured rates, rising.
+        time_per_output_token_s: Mean times per output token at these rates.
+        time_to_first_token_s: Mean times to the first token at these rates.
+    """
+
+    rates_rps: tuple[float, ...]
+    time_per_output_token_s: tuple[float, ...]
+    time_to_first_token_s: tuple[float, ...]
+
+    @classmethod
+    def of(cls, points: Sequence[ThroughputPoint]) -> LoadCurve:
+        """The curve through points of one size; of points with the same rate the worst latencies count."""
+        ordered = sorted(points, key=lambda point: point.requests_per_second)
+        per_token = itertools.accumulate((point.time_per_output_token_s for point in ordered), max)
+        first_token = itertools.accumulate((point.time_to_first_token_s for point in ordered), max)
+        by_rate = {
+            point.requests_per_second: latencies
+            for point, latencies in zip(ordered, zip(per_token, first_token, strict=True), strict=True)
+        }
+        return cls(
+            rates_rps=tuple(by_rate),
+            time_per_output_token_s=tuple(latencies[0] for latencies in by_rate.values()),
+            time_to_first_token_s=tuple(latencies[1] for latencies in by_rate.values()),
+        )
+
+    def rate_within(self, objectives: Objectives) -> float:
+        """The largest rate within both objectives, at most the last measured; 0 where the first already misses one."""
+        return min(
+            self._rate_within(self.time_per_output_token_s, objectives.time_per_output_token_s),
+            self._rate_within(self.time_to_first_token_s, objectives.time_to_first_token_s),
+        )
+
+    @property
+    def lightest(self) -> Latency:
+        """The latencies at the lowest measured rate."""
+        return Latency(self.time_per_output_token_s[0], self.time_to_first_token_s[0])
+
+    def _rate_within(self, latencies_s: tuple[float, ...], objective_s: float | None) -> float:
+        if objective_s is None or latencies_s[-1] <= objective_s:
+            return self.rates_rps[-1]
+        over = next(place for place, latency_s in enumerate(latencies_s) if latency_s > objective_s)
+        if over == 0:
+            return 0.0
+        share = (objective_s - latencies_s[over - 1]) / (latencies_s[over] - latencies_s[over - 1])
+        return self.rates_rps[over - 1] + share * (self.rates_rps[over] - self.rates_rps[over - 1])
+
+
+@dataclass(frozen=True)
+class MeasuredRate:
+    """A rate that follows from measurements.
+
+    Args:
+        requests_per_second: The largest rate within the objectives; 0 where there is none.
+        scaled: Whether it was carried over from another size by the roofline's shape.
+        detail: Why there is none, with figures; empty where there is one.
+    """
+
+    requests_per_second: float
+    scaled: bool
+    detail: str = ""
+
+
+def load_curves(
+    measurements: Sequence[ThroughputPoint], *, engine: str, gpu: GPUType, tensor_parallel: int
+) -> Mapping[Size, LoadCurve]:
+    """The measured curves for a variant by size, sorted; empty where nothing was measured.
+
+    Points that name the engine count alone where there are any; else those that name none. The GPU's name is matched
+    whatever its case.
+    """
+    here = [
+        point
+        for point in measurements
+        if point.gpu.casefold() == gpu.name.casefold() and point.tensor_parallel == tensor_parallel
+    ]
+    chosen = [point for point in here if point.engine == engine] or [point for point in here if point.engine is None]
+    by_size: dict[Size, list[ThroughputPoint]] = {}
+    for point in chosen:
+        by_size.setdefault((point.input_tokens, point.output_tokens), []).append(point)
+    return {size: LoadCurve.of(points) for size, points in sorted(by_size.items())}
+
+
+def measured_rates(
+    curves: Mapping[Size, LoadCurve],
+    *,
+    model: ModelArchitecture,
+    gpu: GPUType,
+    tensor_parallel: int,
+    sizes: Sequence[Size],
+    objectives: Objectives,
+) -> tuple[MeasuredRate, ...]:
+    """The largest rate within the objectives at each size, from at least one measured curve."""
+    rates = {size: curve.rate_within(objectives) for size, curve in curves.items()}
+    outside = [size for size in sizes if size not in rates and _rectangle(size, rates) is None]
+    carry = None
+    if outside:
+        shape = _shape(model, gpu, tensor_parallel, (*rates, *outside))
+        carry = _Carry(curves, rates, shape, objectives)
+    found: list[MeasuredRate] = []
+    for size in sizes:
+        if size in rates:
+            found.append(MeasuredRate(rates[size], scaled=False, detail=_missed(size, curves[size], objectives)))
+            continue
+        corners = _rectangle(size, rates)
+        if corners is not None:
+            found.append(_interpolated(size, corners, curves, rates, objectives))
+        else:
+            assert carry is not None
+            found.append(carry.rate(size))
+    return tuple(found)
+
+
+_Corners = tuple[int, int, int, int]
+
+
+def _rectangle(size: Size, rates: Mapping[Size, float]) -> _Corners | None:
+    """The smallest rectangle (inputs from, to, outputs from, to) around a size whose four corners were measured.
+
+    "Smallest" is by the sum of its sides in logarithms, ties by its corners. A side may have no length.
+    """
+    inputs, outputs = size
+    low = [known for known in rates if known[0] <= inputs and known[1] <= outputs]
+    high = [known for known in rates if known[0] >= inputs and known[1] >= outputs]
+    around = [
+        (math.log(right / left) + math.log(top / bottom), (left, right, bottom, top))
+        for left, bottom in low
+        for right, top in high
+        if (left, top) in rates and (right, bottom) in rates
+    ]
+    return min(around)[1] if around else None
+
+
+def _interpolated(
+    size: Size,
+    corners: _Corners,
+    curves: Mapping[Size, LoadCurve],
+    rates: Mapping[Size, float],
+    objectives: Objectives,
+) -> MeasuredRate:
+    left, right, bottom, top = corners
+    across = _share(size[0], left, right)
+    up = _share(size[1], bottom, top)
+    weights = {
+        (left, bottom): (1 - across) * (1 - up),
+        (right, bottom): across * (1 - up),
+        (left, top): (1 - across) * up,
+        (right, top): across * up,
+    }
+    used = {corner: weight for corner, weight in weights.items() if weight > 0}
+    for corner in sorted(used):
+        if rates[corner] == 0:
+            return MeasuredRate(0.0, scaled=False, detail=_missed(corner, curves[corner], objectives))
+    log_rate = math.fsum(weight * math.log(rates[corner]) for corner, weight in sorted(used.items()))
+    return MeasuredRate(math.exp(log_rate), scaled=False)
+
+
+def _share(value: int, start: int, end: int) -> float:
+    return math.log(value / start) / math.log(end / start) if end > start else 0.0
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """The roofline at one size: the rate without objectives, and latencies with hardly any load."""
+
+    requests_per_second: float
+    idle: Latency
+
+
+def _shape(
+    model: ModelArchitecture, gpu: GPUType, tensor_parallel: int, sizes: Sequence[Size]
+) -> Mapping[Size, _Shape]:
+    roofline = sustained_rates(model, gpu, tensor_parallel, sizes, Objectives())
+    rates = roofline.requests_per_second.tolist()
+    return {size: _Shape(rate, idle) for size, rate, idle in zip(sizes, rates, roofline.idle, strict=True)}
+
+
+@dataclass(frozen=True)
+class _Carry:
+    """What it takes to carry measured rates over to sizes that lie outside of every measured rectangle."""
+
+    curves: Mapping[Size, LoadCurve]
+    rates: Mapping[Size, float]
+    shape: Mapping[Size, _Shape]
+    objectives: Objectives
+
+    def rate(self, size: Size) -> MeasuredRate:
+        """The rate at a size, with the reason where it is 0."""
+        near = min(self.rates, key=lambda known: (_distance(known, size), known))
+        smaller = [known for known in self.rates if known[0] <= size[0] and known[1] <= size[1]]
+        for known in (near, *sorted(smaller)):
+            if self.rates[known] == 0:
+                return MeasuredRate(0.0, scaled=True, detail=_missed(known, self.curves[known], self.objectives))
+        missed = self._lightest(size, near).missed(
+            self.objectives,
+            f"for {_words(size)}, as estimated from {_words(near)} at the lightest load measured",
+        )
+        if missed:
+            return MeasuredRate(0.0, scaled=True, detail=missed)
+        larger = [known for known in self.rates if known[0] >= size[0] and known[1] >= size[1]]
+        rate = self.rates[near] * self.shape[size].requests_per_second / self.shape[near].requests_per_second
+        rate = max([rate, *(self.rates[known] for known in larger)])
+        rate = min([rate, *(self.rates[known] for known in smaller)])
+        return MeasuredRate(rate, scaled=True)
+
+    def _lightest(self, size: Size, near: Size) -> Latency:
+        """Latencies at a size under the lightest load measured nearby, carried over like the rate."""
+        measured, here, there = self.curves[near].lightest, self.shape[size].idle, self.shape[near].idle
+        per_token_s = here.time_per_output_token_s
+        if there.time_per_output_token_s > 0:
+            per_token_s *= measured.time_per_output_token_s / there.time_per_output_token_s
+        first_token_s = measured.time_to_first_token_s * here.time_to_first_token_s / there.time_to_first_token_s
+        return Latency(per_token_s, first_token_s)
+
+
+def _distance(one: Size, other: Size) -> float:
+    return math.hypot(math.log(one[0] / other[0]), math.log(one[1] / other[1]))
+
+
+def _missed(size: Size, curve: LoadCurve, objectives: Objectives) -> str:
+    """Which objective the lightest measured load already misses; empty where it meets both."""
+    circumstance = f"for {_words(size)} at {curve.rates_rps[0]:g} requests/s, the lightest load measured"
+    return curve.lightest.missed(objectives, circumstance)
+
+
+def _words(size: Size) -> str:
+    return f"{size[0]} input and {size[1]} output tokens"
