@@ -1,0 +1,391 @@
+"""Projections: what the operator keeps of an object. Raw objects are never kept, they are a hundred times as large.
+
+`version` (the resource version) does not take part in comparison: two projections are equal where no decision could tell them
+apart, so that heartbeats and other people's annotations wake nobody.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from medley_operator.api.gpupool import GPUPool
+from medley_operator.api.llmservice import LLMService
+from medley_operator.api.llmservice_status import LLMServiceStatus
+from medley_operator.api.modelprofile import ModelProfile
+from medley_operator.workloads import naming
+
+Object = Mapping[str, Any]
+Key = tuple[str, str]
+"""Namespace (empty for cluster-scoped objects) and name."""
+
+
+@dataclass(frozen=True)
+class NodeView:
+    """A node: its GPUs, and whether pods can be placed there."""
+
+    name: str
+    version: int = field(compare=False)
+    labels: Mapping[str, str]
+    taints: tuple[tuple[str, str, str], ...]
+    """(key, value, effect), without those that follow from `ready` and `schedulable`."""
+    resources: Mapping[str, int]
+    """Allocatable extended resources."""
+    ready: bool
+    schedulable: bool
+
+    @property
+    def key(self) -> Key:
+        """Where the cache keeps it."""
+        return "", self.name
+
+
+class Gate(enum.Enum):
+    """The state of a pod's readiness gate."""
+
+    UNSET = "Unset"
+    OPEN = "Open"
+    CLOSED = "Closed"
+
+
+@dataclass(frozen=True)
+class PodView:
+    """A pod that holds or wants GPUs: a replica of a service, or somebody else's."""
+
+    namespace: str
+    name: str
+    uid: str
+    version: int = field(compare=False)
+    node: str
+    phase: str
+    deleting: bool
+    requests: tuple[tuple[str, int], ...]
+    """Requests for extended resources, sorted."""
+    service: str = ""
+    """`medley.dev/service` of a replica; empty for pods of others."""
+    deployment: str = ""
+    created_s: float = 0.0
+    scheduled: bool = False
+    unschedulable: str = ""
+    """Why the scheduler finds no node; empty where it did not say so."""
+    containers_ready: bool = False
+    ready: bool = False
+    gate: Gate = Gate.UNSET
+    gate_changed_s: float = 0.0
+    draining: str = ""
+    """The transition that drains it; empty where none does."""
+    deletion_cost: int = 0
+    address: str = ""
+    port: int = 0
+    trouble: str = ""
+    """Why a container waits, where that is no part of a normal start: `CrashLoopBackOff`, `ErrImagePull`, …"""
+    restarts: int = 0
+
+    @property
+    def key(self) -> Key:
+        """Where the cache keeps it."""
+        return self.namespace, self.name
+
+    @property
+    def finished(self) -> bool:
+        """Whether it ended for good and holds nothing any more."""
+        return self.phase in {"Succeeded", "Failed"}
+
+
+@dataclass(frozen=True)
+class DeploymentView:
+    """A Deployment of a service's variant."""
+
+    namespace: str
+    name: str
+    uid: str
+    version: int = field(compare=False)
+    owner_uid: str
+    pool: str
+    tensor_parallel: int
+    replicas: int
+    generation: int
+    deleting: bool
+    service: str = ""
+
+    @property
+    def key(self) -> Key:
+        """Where the cache keeps it."""
+        return self.namespace, self.name
+
+
+@dataclass(frozen=True)
+class ServiceView:
+    """An LLMService: its specification, and the status that was last written."""
+
+    namespace: str
+    name: str
+    uid: str
+    version: int = field(compare=False)
+    generation: int
+    deleting: bool
+    llm: LLMService | None
+    """None where the stored specification does not parse (written under another release's CRD)."""
+    parse_error: str
+    status: LLMServiceStatus
+
+    @property
+    def key(self) -> Key:
+        """Where the cache keeps it."""
+        return self.namespace, self.name
+
+    @property
+    def id(self) -> str:
+        """`namespace/name`: its name in the planner's fleet."""
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True)
+class PoolView:
+    """A GPUPool."""
+
+    name: str
+    uid: str
+    version: int = field(compare=False)
+    generation: int
+    pool: GPUPool | None
+    parse_error: str
+
+    @property
+    def key(self) -> Key:
+        """Where the cache keeps it."""
+        return "", self.name
+
+
+@dataclass(frozen=True)
+class ProfileView:
+    """A ModelProfile."""
+
+    name: str
+    uid: str
+    version: int = field(compare=False)
+    generation: int
+    profile: ModelProfile | None
+    parse_error: str
+
+    @property
+    def key(self) -> Key:
+        """Where the cache keeps it."""
+        return "", self.name
+
+
+def node_view(raw: Object) -> NodeView | None:
+    """Project a node; None for one without extended resources, which no pool can use."""
+    metadata, spec, status = raw["metadata"], raw.get("spec", {}), raw.get("status", {})
+    resources = _extended(status.get("allocatable", {}))
+    if not resources:
+        return None
+    taints = tuple(
+        (taint["key"], taint.get("value", ""), taint["effect"])
+        for taint in spec.get("taints") or ()
+        if taint["effect"] != "PreferNoSchedule" and not taint["key"].startswith("node.kubernetes.io/")
+    )
+    return NodeView(
+        name=metadata["name"],
+        version=_version(raw),
+        labels=metadata.get("labels", {}),
+        taints=taints,
+        resources=dict(resources),
+        ready=_condition(status, "Ready").get("status") == "True",
+        schedulable=not spec.get("unschedulable", False),
+    )
+
+
+def pod_view(raw: Object) -> PodView | None:
+    """Project a pod; None for one that is no replica and asks for no extended resource."""
+    metadata, spec, status = raw["metadata"], raw["spec"], raw.get("status", {})
+    labels, annotations = metadata.get("labels", {}), metadata.get("annotations", {})
+    requests = _pod_requests(spec)
+    service = labels.get(naming.LABEL_SERVICE, "") if labels.get(naming.LABEL_MANAGED_BY) == naming.MANAGED_BY else ""
+    if not service and not requests:
+        return None
+    view = PodView(
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        uid=metadata["uid"],
+        version=_version(raw),
+        node=spec.get("nodeName", ""),
+        phase=status.get("phase", "Pending"),
+        deleting="deletionTimestamp" in metadata,
+        requests=requests,
+    )
+    return _replica(view, raw, service, annotations) if service else view
+
+
+def _replica(view: PodView, raw: Object, service: str, annotations: Mapping[str, str]) -> PodView:
+    status, spec = raw.get("status", {}), raw["spec"]
+    scheduled, gate = _condition(status, "PodScheduled"), _condition(status, naming.GATE_SERVING)
+    containers = status.get("containerStatuses") or ()
+    waiting = [container.get("state", {}).get("waiting", {}).get("reason", "") for container in containers]
+    engine = next((c for c in spec["containers"] if c["name"] == naming.ENGINE_CONTAINER), spec["containers"][0])
+    return replace(
+        view,
+        service=service,
+        deployment=_deployment_of(raw["metadata"]),
+        created_s=seconds(raw["metadata"].get("creationTimestamp")),
+        scheduled=bool(view.node),
+        unschedulable=scheduled.get("message", "") if scheduled.get("reason") == "Unschedulable" else "",
+        containers_ready=_condition(status, "ContainersReady").get("status") == "True",
+        ready=_condition(status, "Ready").get("status") == "True",
+        gate={"True": Gate.OPEN, "False": Gate.CLOSED}.get(gate.get("status", ""), Gate.UNSET),
+        gate_changed_s=seconds(gate.get("lastTransitionTime")),
+        draining=annotations.get(naming.ANNOTATION_DRAINING, ""),
+        deletion_cost=_integer(annotations.get(naming.ANNOTATION_DELETION_COST, "0")),
+        address=status.get("podIP", ""),
+        port=next((port["containerPort"] for port in engine.get("ports") or ()), 0),
+        trouble=next((reason for reason in waiting if reason not in {"", "ContainerCreating", "PodInitializing"}), ""),
+        restarts=sum(container.get("restartCount", 0) for container in containers),
+    )
+
+
+def deployment_view(raw: Object) -> DeploymentView | None:
+    """Project a Deployment; None for one that is not ours."""
+    metadata = raw["metadata"]
+    labels, annotations = metadata.get("labels", {}), metadata.get("annotations", {})
+    if labels.get(naming.LABEL_MANAGED_BY) != naming.MANAGED_BY or naming.LABEL_SERVICE not in labels:
+        return None
+    owners = metadata.get("ownerReferences") or ()
+    return DeploymentView(
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        uid=metadata["uid"],
+        version=_version(raw),
+        owner_uid=next((owner["uid"] for owner in owners if owner.get("controller")), ""),
+        pool=annotations.get(naming.ANNOTATION_POOL, labels.get(naming.LABEL_POOL, "")),
+        tensor_parallel=_integer(labels.get(naming.LABEL_TENSOR_PARALLEL, "1")),
+        replicas=raw.get("spec", {}).get("replicas", 1),
+        generation=metadata.get("generation", 0),
+        deleting="deletionTimestamp" in metadata,
+        service=labels[naming.LABEL_SERVICE],
+    )
+
+
+def service_view(raw: Object) -> ServiceView:
+    """Project an LLMService."""
+    metadata = raw["metadata"]
+    llm, parse_error = None, ""
+    try:
+        llm = LLMService.model_validate({"metadata": metadata, "spec": raw.get("spec")})
+    except ValidationError as error:
+        parse_error = _explain(error)
+    return ServiceView(
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        uid=metadata["uid"],
+        version=_version(raw),
+        generation=metadata.get("generation", 0),
+        deleting="deletionTimestamp" in metadata,
+        llm=llm,
+        parse_error=parse_error,
+        status=_status(raw),
+    )
+
+
+def _status(raw: Object) -> LLMServiceStatus:
+    """The status that was written last; an empty one where another release's does not parse, which is then written anew."""
+    try:
+        return LLMServiceStatus.model_validate(raw.get("status") or {})
+    except ValidationError:
+        return LLMServiceStatus()
+
+
+def pool_view(raw: Object) -> PoolView:
+    """Project a GPUPool."""
+    metadata = raw["metadata"]
+    pool, parse_error = None, ""
+    try:
+        pool = GPUPool.model_validate({"metadata": metadata, "spec": raw.get("spec"), "status": raw.get("status")})
+    except ValidationError as error:
+        parse_error = _explain(error)
+    return PoolView(
+        metadata["name"], metadata["uid"], _version(raw), metadata.get("generation", 0), pool, parse_error
+    )
+
+
+def profile_view(raw: Object) -> ProfileView:
+    """Project a ModelProfile."""
+    metadata = raw["metadata"]
+    profile, parse_error = None, ""
+    try:
+        profile = ModelProfile.model_validate(
+            {"metadata": metadata, "spec": raw.get("spec"), "status": raw.get("status")}
+        )
+    except ValidationError as error:
+        parse_error = _explain(error)
+    return ProfileView(
+        metadata["name"], metadata["uid"], _version(raw), metadata.get("generation", 0), profile, parse_error
+    )
+
+
+def seconds(timestamp: str | None) -> float:
+    """A Kubernetes timestamp as seconds since the epoch; 0 for none."""
+    return datetime.fromisoformat(timestamp).timestamp() if timestamp else 0.0
+
+
+def version_of(raw: Object) -> int:
+    """The resource version as a number; the API server's are comparable since Kubernetes 1.35, and were numbers long before."""
+    return _version(raw)
+
+
+def _version(raw: Object) -> int:
+    return int(raw["metadata"].get("resourceVersion") or 0)
+
+
+def _condition(status: Object, kind: str) -> Mapping[str, str]:
+    return next((condition for condition in status.get("conditions") or () if condition["type"] == kind), {})
+
+
+def _extended(amounts: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
+    """The extended resources among `amounts`: they alone have a domain in their name, and they are whole numbers."""
+    found = ((name, _integer(amount)) for name, amount in amounts.items() if "/" in name)
+    return tuple(sorted((name, count) for name, count in found if count > 0))
+
+
+def _pod_requests(spec: Object) -> tuple[tuple[str, int], ...]:
+    """What the scheduler counts: the sum over containers, or the largest init container where that is more."""
+    total: dict[str, int] = {}
+    for container in spec.get("containers") or ():
+        for name, count in _container_requests(container):
+            total[name] = total.get(name, 0) + count
+    for container in spec.get("initContainers") or ():
+        for name, count in _container_requests(container):
+            total[name] = max(total.get(name, 0), count)
+    return tuple(sorted(total.items()))
+
+
+def _container_requests(container: Object) -> tuple[tuple[str, int], ...]:
+    resources = container.get("resources") or {}
+    return _extended({**(resources.get("limits") or {}), **(resources.get("requests") or {})})
+
+
+def _deployment_of(metadata: Object) -> str:
+    """The name of a pod's Deployment, by the name of its ReplicaSet: `<deployment>-<hash of the pod template>`."""
+    template_hash = metadata.get("labels", {}).get("pod-template-hash", "")
+    for owner in metadata.get("ownerReferences") or ():
+        if owner["kind"] == "ReplicaSet" and template_hash:
+            name: str = owner["name"]
+            return name.removesuffix(f"-{template_hash}")
+    return ""
+
+
+def _integer(text: Any) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        return 0
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    path = ".".join(str(part) for part in first["loc"])
+    return f"{path}: {first['msg']}"
