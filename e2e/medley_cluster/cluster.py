@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,26 +21,21 @@ from medley_cluster.addresses import SERVICE_PORTS, Addresses, claim_index, free
 from medley_cluster.api import ApiClient
 from medley_cluster.cache import cache_root, exclusive
 from medley_cluster.control_plane import ControlPlane, Endpoints
+from medley_cluster.debian import PROMETHEUS, Programs, find_programs
 from medley_cluster.kubeconfig import write_kubeconfig
 from medley_cluster.network import ClusterNetwork, why_no_network
+from medley_cluster.node_cleanup import remove_node_files, restore_kernel_settings, stop_node_processes
 from medley_cluster.options import ClusterOptions
 from medley_cluster.processes import ProcessTable, terminate
 from medley_cluster.progress import Steps
+from medley_cluster.prometheus import Prometheus
+from medley_cluster.real_nodes import NodesImpossibleError, RealNodes
 from medley_cluster.simulated_nodes import SimulatedNodes
-from medley_cluster.toolchain import CONTROL_PLANE, KWOK, go_program
+from medley_cluster.toolchain import CONTROL_PLANE, KWOK, ToolError, go_program
 from medley_cluster.waiting import wait_until
 
 DEFAULT_NAME = "medley"
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?")
-_STOP_ORDER = (
-    "prometheus",
-    "fake-gpu-engine",
-    "kwok",
-    "kube-scheduler",
-    "kube-controller-manager",
-    "kube-apiserver",
-    "etcd",
-)
 
 
 class Cluster:
@@ -131,6 +127,14 @@ class Cluster:
     def simulated_nodes(self) -> SimulatedNodes:
         return SimulatedNodes(self.api, self.processes, self.state_dir)
 
+    def _prometheus(self, programs: Programs | None = None) -> Prometheus:
+        return Prometheus(
+            state_dir=self.state_dir,
+            control_plane=self.control_plane,
+            programs=programs or find_programs(PROMETHEUS, Steps(quiet=True)),
+            processes=self.processes,
+        )
+
     @property
     def network(self) -> ClusterNetwork:
         return ClusterNetwork(self.addresses)
@@ -151,10 +155,10 @@ class Cluster:
 
     def _up(self, options: ClusterOptions) -> None:
         steps = self.steps
-        programs = go_program(CONTROL_PLANE, steps)
+        go_program(CONTROL_PLANE, steps)
         kwok = go_program(KWOK, steps) / "kwok"
         dead = [record.name for record in self.processes.all() if not record.alive()]
-        if self.state_dir.exists() and (dead or not self.exists or self.processes.get("kube-apiserver") is None):
+        if self.state_dir.exists() and (dead or not self.exists):
             with steps.step("clean up after an unclean stop") as step:
                 step.note = ", ".join(dead)
                 self._down()
@@ -164,22 +168,50 @@ class Cluster:
         else:
             self._update_state(options=options.to_json())
         if no_network:
-            steps.skip("real nodes, own addresses for simulated pods", no_network)
+            steps.skip("addresses of their own for simulated pods", no_network)
         else:
             with steps.step("network: bridge and namespace"):
                 self.network.create_bridge()
                 self.network.create_simulation_namespace()
-        control_plane = self.control_plane
-        assert programs == control_plane.programs
         with steps.step("certificates"):
-            control_plane.create_credentials()
-        with steps.step("etcd, API server, controllers, scheduler"):
-            control_plane.start()
-        with steps.step("simulated GPU nodes (KWOK)") as step:
-            self._start_simulation(kwok, options)
-            step.note = f"{len(self.simulated_nodes.names())} nodes"
+            self.control_plane.create_credentials()
+        nodes = self._node_parts(options) if options.real_nodes else None
+        with ThreadPoolExecutor(thread_name_prefix="medley-cluster") as pool:
+            runtimes = pool.submit(nodes.start_runtimes) if nodes else None
+            with steps.step("etcd, API server, controllers, scheduler"):
+                self.control_plane.start()
+            simulation = pool.submit(self._start_simulation, kwok, options)
+            prometheus = pool.submit(self._start_prometheus) if options.prometheus else None
+            if nodes and runtimes:
+                runtimes.result()
+                nodes.start_kubelets()
+            simulation.result()
+            if prometheus:
+                prometheus.result()
+
+    def _node_parts(self, options: ClusterOptions) -> RealNodes | None:
+        """The real nodes, or None with a reason shown where this machine cannot run them."""
+        try:
+            return RealNodes.prepare(self, options)
+        except (ToolError, NodesImpossibleError) as error:
+            self.steps.skip("real nodes", str(error))
+            return None
+
+    def _start_prometheus(self) -> None:
+        try:
+            programs = find_programs(PROMETHEUS, self.steps)
+        except ToolError as error:
+            self.steps.skip("Prometheus", str(error))
+            return
+        with self.steps.step("Prometheus"):
+            self._prometheus(programs).start()
 
     def _start_simulation(self, kwok: Path, options: ClusterOptions) -> None:
+        with self.steps.step("simulated GPU nodes (KWOK)") as step:
+            self._start_kwok(kwok, options)
+            step.note = f"{len(self.simulated_nodes.names())} nodes"
+
+    def _start_kwok(self, kwok: Path, options: ClusterOptions) -> None:
         addresses, endpoints, simulated = self.addresses, self.endpoints, self.simulated_nodes
         self._start_engine()
         control_plane = self.control_plane
@@ -220,17 +252,20 @@ class Cluster:
             self._control_plane.close()
             self._control_plane = None
         with steps.step("stop processes"):
-            for name in _STOP_ORDER:
-                self.processes.stop(name, grace_s=5.0, kill=name in ("etcd", "kube-apiserver"))
-            terminate(self.processes.all(), grace_s=5.0)
-            terminate(self.processes.stragglers(), grace_s=5.0)
+            stop_node_processes(self.processes)
+            terminate(self.processes.all(), grace_s=5.0, kill=True)
+            terminate(self.processes.stragglers(), grace_s=5.0, kill=True)
         if self.exists and self.has_network and why_no_network() is None:
-            with steps.step("remove the network"):
+            with steps.step("remove network, mounts and files"):
+                remove_node_files(self.name, self.state_dir, self.addresses.bridge)
                 self.network.remove()
         release_index(self.state_dir)
         with steps.step("remove the state folder"):
-            shutil.rmtree(self.state_dir, ignore_errors=False) if self.state_dir.exists() else None
+            if self.state_dir.exists():
+                shutil.rmtree(self.state_dir)
         self._state = None
+        if not cluster_names():
+            restore_kernel_settings(_kernel_settings_file())
 
     # --- using it ---------------------------------------------------------------------------------------------------
 
@@ -271,6 +306,18 @@ class Cluster:
 
     def start_apiserver(self) -> None:
         self.control_plane.start_apiserver()
+
+    def stop_prometheus(self) -> None:
+        """Stop Prometheus, as if it had failed; its data stay."""
+        self._prometheus().stop()
+
+    def start_prometheus(self) -> None:
+        """Start Prometheus again."""
+        self._prometheus().start()
+
+    def real_nodes(self) -> RealNodes:
+        """The real nodes: partition one, stop its kubelet, import an image."""
+        return RealNodes.prepare(self, self.options)
 
     def add_gpu_nodes(
         self, gpu: str, count: int, gpus_per_node: int | None = None, zone: str | None = None
@@ -388,6 +435,10 @@ class Cluster:
                 raise RuntimeError(f"the cluster {self.name!r} is not up") from error
         assert self._state is not None
         return self._state
+
+
+def _kernel_settings_file() -> Path:
+    return cache_root() / "clusters" / ".kernel-settings.json"
 
 
 def cluster_names() -> list[str]:

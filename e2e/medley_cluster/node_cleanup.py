@@ -1,0 +1,167 @@
+"""Taking real nodes away so that nothing is left: containers, mounts, namespaces, cgroups and the few fixed paths.
+
+It works from what is on the machine, not from what a running containerd says, so that it cleans up after a crash as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+from medley_cluster.network import NAMESPACES
+from medley_cluster.processes import ProcessRecord, ProcessTable, start_time_ticks, terminate
+from medley_cluster.real_node import RUNTIME_ROOT
+
+CNI_RESULTS = Path("/var/lib/cni/results")
+CONTAINER_LOGS = Path("/var/log/containers")
+DEVICE_PLUGINS = Path("/var/lib/kubelet/device-plugins")
+SHIM_SOCKETS = Path("/run/containerd/s")
+# The kubelet sets these for the whole machine; they are put back when the last cluster goes.
+KERNEL_SETTINGS = (
+    "vm/overcommit_memory",
+    "vm/panic_on_oom",
+    "kernel/panic",
+    "kernel/panic_on_oops",
+    "kernel/keys/root_maxkeys",
+    "kernel/keys/root_maxbytes",
+)
+
+
+def save_kernel_settings(file: Path) -> None:
+    """Remember the settings that a kubelet changes, unless they are remembered already."""
+    if file.exists():
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    values = {name: path.read_text().strip() for name in KERNEL_SETTINGS if (path := Path("/proc/sys", name)).exists()}
+    file.write_text(json.dumps(values))
+
+
+def restore_kernel_settings(file: Path) -> None:
+    """Put the remembered settings back."""
+    if not file.exists():
+        return
+    for name, value in json.loads(file.read_text()).items():
+        path = Path("/proc/sys", name)
+        if path.read_text().strip() != value:
+            path.write_text(value)
+    file.unlink()
+
+
+def stop_node_processes(processes: ProcessTable) -> None:
+    """kubelet and kube-proxy first, then the containers, then containerd and its shims."""
+    of_nodes = [record for record in processes.all() if record.name.rpartition("-")[2].isdigit()]
+    terminate([one for one in of_nodes if one.name.startswith(("kubelet-", "kube-proxy-"))], grace_s=3.0, kill=True)
+    shims = [one for one in processes.stragglers() if one.argv and one.argv[0].endswith("containerd-shim-runc-v2")]
+    containers = _descendants(shims)
+    cgroups = _cgroup_folders(record.pid for record in containers)
+    terminate(containers, grace_s=5.0, kill=True)
+    terminate([one for one in of_nodes if one.name.startswith("containerd-")], grace_s=5.0)
+    terminate(shims, grace_s=5.0, kill=True)
+    for folder in sorted(cgroups, key=lambda path: len(path.parts), reverse=True):
+        with contextlib.suppress(OSError):  # It is in use, or gone with its container.
+            folder.rmdir()
+
+
+def remove_node_files(cluster: str, state_dir: Path, bridge: str) -> None:
+    """Unmount what is left, and remove the traces outside the state folder."""
+    runtime = RUNTIME_ROOT / cluster
+    _unmount_below((runtime, state_dir))
+    for result in CNI_RESULTS.glob(f"{bridge}-*"):
+        with contextlib.suppress(json.JSONDecodeError):
+            namespace = Path(json.loads(result.read_text()).get("netns", "")).name
+            if namespace.startswith("cni-") and (NAMESPACES / namespace).exists():
+                subprocess.run(["ip", "netns", "delete", namespace], capture_output=True, check=False)
+        result.unlink(missing_ok=True)
+    if CONTAINER_LOGS.is_dir():
+        for link in CONTAINER_LOGS.iterdir():
+            if link.is_symlink() and str(link.readlink()).startswith(str(state_dir)):
+                link.unlink()
+    for socket in SHIM_SOCKETS.iterdir() if SHIM_SOCKETS.is_dir() else ():
+        if not _listening(socket):
+            socket.unlink(missing_ok=True)
+    shutil.rmtree(runtime, ignore_errors=True)
+    if not other_kubelet_runs():
+        (DEVICE_PLUGINS / "kubelet.sock").unlink(missing_ok=True)
+    empty_if_ours = (RUNTIME_ROOT, CONTAINER_LOGS, SHIM_SOCKETS, SHIM_SOCKETS.parent, CNI_RESULTS, CNI_RESULTS.parent)
+    for folder in (*empty_if_ours, DEVICE_PLUGINS, DEVICE_PLUGINS.parent):
+        with contextlib.suppress(OSError):  # Not empty, so somebody else uses it; or not there.
+            folder.rmdir()
+
+
+def other_kubelet_runs() -> bool:
+    """Whether any kubelet runs on the machine: two would share the folder for device plugins."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                program = (entry / "cmdline").read_bytes().split(b"\0")[0]
+                if program.endswith(b"/kubelet") and start_time_ticks(int(entry.name)) is not None:
+                    return True
+    return False
+
+
+def leftovers(cluster: str, state_dir: Path, bridge: str) -> list[str]:
+    """What of the cluster's nodes is still on the machine; empty after a clean removal."""
+    found = [f"mount {target}" for target in _mounts_below((RUNTIME_ROOT / cluster, state_dir))]
+    found += [str(path) for path in CNI_RESULTS.glob(f"{bridge}-*")]
+    if (RUNTIME_ROOT / cluster).exists():
+        found.append(str(RUNTIME_ROOT / cluster))
+    return found
+
+
+def _descendants(roots: Iterable[ProcessRecord]) -> list[ProcessRecord]:
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                children.setdefault(parent, []).append(int(entry.name))
+    found: list[ProcessRecord] = []
+    waiting = [record.pid for record in roots]
+    while waiting:
+        for pid in children.get(waiting.pop(), []):
+            waiting.append(pid)
+            ticks = start_time_ticks(pid)
+            if ticks is not None:
+                found.append(ProcessRecord("container", pid, ticks, []))
+    return found
+
+
+def _cgroup_folders(pids: Iterable[int]) -> set[Path]:
+    """The cgroup folders of these processes that are not the machine's own top folders."""
+    mounts: dict[str, Path] = {}
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        _, target, kind, settings, *_ = line.split()
+        if kind == "cgroup":
+            mounts.update(dict.fromkeys(settings.split(","), Path(target)))
+        elif kind == "cgroup2":
+            mounts[""] = Path(target)
+    folders: set[Path] = set()
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+                _, controllers, path = line.split(":", 2)
+                root = mounts.get(controllers.split(",")[0].removeprefix("name="))
+                if root and len(path) > 1:
+                    folders.add(root / path.lstrip("/"))
+    own = Path("/proc/self/cgroup").read_text()
+    return {folder for folder in folders if f"/{folder.name}\n" not in own}
+
+
+def _mounts_below(roots: Iterable[Path]) -> list[str]:
+    prefixes = tuple(f"{root}/" for root in roots)
+    lines = Path("/proc/self/mounts").read_text().splitlines()
+    return [target for line in lines if (target := line.split()[1]).startswith(prefixes)]
+
+
+def _unmount_below(roots: Iterable[Path]) -> None:
+    for target in sorted(_mounts_below(roots), key=len, reverse=True):
+        subprocess.run(["umount", "-l", target], capture_output=True, check=False)
+
+
+def _listening(socket: Path) -> bool:
+    """Whether some process listens on this Unix socket."""
+    return any(line.endswith(f" {socket}") for line in Path("/proc/net/unix").read_text().splitlines())
