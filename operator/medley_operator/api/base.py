@@ -84,6 +84,10 @@ class ApiModel(BaseModel):
             raise ValueError("; ".join(broken))
         return self
 
+    def to_manifest(self) -> dict[str, Any]:
+        """The object as it stands in YAML or JSON: camelCase names, absent fields left out."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         """The schema of the fields, with the rules as `x-kubernetes-validations`.

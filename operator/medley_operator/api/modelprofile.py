@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from medley_operator.api.base import ATOMIC_LIST, ApiModel, Integer, Number, Rule, StatusModel, map_list, ordered
 from medley_operator.api.conditions import Condition
 from medley_operator.api.metadata import ObjectMeta
 
 DataType = Literal["bf16", "fp16", "fp8", "int8", "int4"]
-TensorParallelSize = Literal[1, 2, 4, 8, 16]
-MAX_TOKENS = 16_777_216
+
+
+def _no_boolean(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError(f"must be a number, is {value}")  # noqa: TRY004 - pydantic reports ValueErrors
+    return value
+
+
+TensorParallelSize = Annotated[Literal[1, 2, 4, 8, 16], BeforeValidator(_no_boolean)]
+"""GPUs of one replica. To Python, True is 1; to the API server it is not."""
+
+MAX_TOKENS = 10_000_000
 
 
 class Architecture(ApiModel):
@@ -20,7 +30,6 @@ class Architecture(ApiModel):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         ordered("active_parameters", "parameters"),
-        ordered("key_value_heads", "attention_heads"),
         ordered("active_experts", "experts"),
         Rule(
             cel="has(self.experts) == has(self.activeExperts)",
@@ -28,9 +37,14 @@ class Architecture(ApiModel):
             holds=lambda made: (made.experts is None) == (made.active_experts is None),
         ),
         Rule(
-            cel="!has(self.experts) || has(self.activeParameters)",
-            message="activeParameters is required where experts is given",
-            holds=lambda made: made.experts is None or made.active_parameters is not None,
+            cel="has(self.experts) == has(self.activeParameters)",
+            message="activeParameters is required where experts is given, and must be absent for a dense model",
+            holds=lambda made: (made.experts is None) == (made.active_parameters is None),
+        ),
+        Rule(
+            cel="self.attentionHeads % self.keyValueHeads == 0",
+            message="keyValueHeads must divide attentionHeads",
+            holds=lambda made: made.attention_heads % made.key_value_heads == 0,
         ),
     )
 

@@ -1,0 +1,204 @@
+"""Between the API's values and the planner's (pure): specs to a fleet, and a plan to a status.
+
+The operator and the command share it, so that what `medley plan` shows is what the operator does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from medley_operator.api.gpupool import GPUPool
+from medley_operator.api.llmservice import PoolScaling
+from medley_operator.api.llmservice_status import (
+    PlanAlternative,
+    PlanBinding,
+    PlanCapacitySource,
+    PlanEntry,
+    PlanRejection,
+    PlanStatus,
+)
+from medley_operator.api.resolve import ResolvedService
+from medley_planner.fleet import GROUP_SIZES, Objectives, Pool, ReplicaBounds, Service, Stock, Variant
+from medley_planner.gpus import GPUType
+from medley_planner.result import Alternative, MixEntry, ServicePlan
+
+UNLIMITED_NODES = 100_000
+"""Nodes of a pool that nothing bounds: no plan needs so many."""
+
+MAX_ROWS = 256
+MAX_SENTENCE_CHARACTERS = 4096
+
+
+def planner_service(
+    resolved: ResolvedService, *, running: Mapping[Variant, int] | None = None, pinned: bool = False
+) -> Service:
+    """A service in the planner's terms.
+
+    Args:
+        resolved: The service with everything that it names.
+        running: Replicas that run or were asked for, by variant.
+        pinned: Keep them as they are.
+    """
+    spec = resolved.service.spec
+    return Service(
+        name=resolved.service.key,
+        model=resolved.profile.architecture,
+        rate_rps=spec.workload.rate,
+        sizes=resolved.sizes,
+        objectives=_objectives(resolved),
+        measurements=resolved.profile.measurements,
+        engine=spec.engine.type,
+        pools=resolved.pools,
+        tensor_parallel=tuple(sorted(spec.gpus.tensor_parallel or ())),
+        max_context_tokens=spec.model.max_context_tokens,
+        max_cost_usd_per_hour=spec.gpus.max_cost_per_hour,
+        replicas=ReplicaBounds(minimum=spec.scaling.min_replicas, maximum=spec.scaling.max_replicas),
+        replicas_by_pool={bounds.name: _bounds(bounds) for bounds in spec.scaling.pools},
+        headroom=spec.scaling.headroom,
+        running=dict(running or {}),
+        pinned=pinned,
+    )
+
+
+def planner_pool(pool: GPUPool, gpu: GPUType, stock: Stock, *, exhausted: str = "") -> Pool:
+    """A pool in the planner's terms.
+
+    Args:
+        pool: The pool.
+        gpu: Its GPU type, from `resolve_pool`.
+        stock: What services may use, from `node_stock` or `declared_stock`.
+        exhausted: Why nothing more can be had for now; empty where that is not so.
+    """
+    return Pool(
+        name=pool.name,
+        gpu=gpu,
+        price_usd_per_gpu_hour=pool.spec.price_per_gpu_hour,
+        stock=stock,
+        gpus_per_node=pool.spec.gpus_per_node,
+        load_time_s=float(pool.spec.provisioning_seconds + pool.spec.load_seconds),
+        exhausted=exhausted,
+    )
+
+
+def node_stock(pool: GPUPool, free_gpus: Sequence[int], *, may_grow: bool = True) -> Stock:
+    """What services may use of a pool whose nodes are known.
+
+    Without `limit`, what the nodes hold. With a `limit` beyond it, the rest is counted as full nodes that an autoscaler
+    may bring; with one below it, the limit.
+
+    Args:
+        pool: The pool.
+        free_gpus: GPUs of each Ready, schedulable node that are free or held by services of the fleet.
+        may_grow: Whether GPUs that no node holds yet may be asked for; False while the pool is exhausted.
+    """
+    limit = pool.spec.limit
+    present = sorted(free_gpus, reverse=True)
+    missing = 0 if limit is None or not may_grow else max(0, limit - sum(present))
+    full, rest = divmod(missing, pool.spec.gpus_per_node)
+    grown = (*present, *([pool.spec.gpus_per_node] * full), *([rest] if rest else []))
+    return Stock.from_nodes(grown, limit=limit)
+
+
+def declared_stock(pool: GPUPool) -> Stock:
+    """What services may use of a pool whose nodes are not known: its `limit`, or without one as much as they want."""
+    if pool.spec.limit is not None:
+        return Stock.of(pool.spec.limit, gpus_per_node=pool.spec.gpus_per_node)
+    per_node = pool.spec.gpus_per_node
+    return Stock({size: UNLIMITED_NODES * size * (per_node // size) for size in GROUP_SIZES})
+
+
+def plan_status(plan: ServicePlan, gpu_types: Mapping[str, str]) -> PlanStatus:
+    """A service's plan as its status shows it.
+
+    Figures are rounded, so that a plan that is the same to people is the same status, and nothing is written.
+
+    Args:
+        plan: The plan.
+        gpu_types: Names of the pools' GPU types, by pool.
+    """
+    cap = plan.nearest_feasible_cap_usd_per_hour
+    return PlanStatus(
+        mix=mix_text(plan.mix),
+        entries=tuple(_entry(entry, gpu_types) for entry in plan.mix),
+        cost_per_hour=_money(plan.cost_usd_per_hour),
+        lower_bound=_money(plan.lower_bound_usd_per_hour),
+        gap_percent=round(100 * plan.gap, 2),
+        outcome=plan.outcome.value,
+        reason=_clipped(plan.reason),
+        served_percent=round(100 * plan.served_share, 2),
+        binding=tuple(
+            PlanBinding(constraint=bound.constraint, subject=bound.subject, detail=_clipped(bound.detail))
+            for bound in plan.binding[:MAX_ROWS]
+        ),
+        alternatives=tuple(_alternative(alternative) for alternative in plan.alternatives[:MAX_ROWS]),
+        rejected=tuple(
+            PlanRejection(
+                pool=rejection.variant.pool,
+                tensor_parallel=rejection.variant.tensor_parallel,
+                reason=rejection.reason,
+                detail=_clipped(rejection.detail),
+            )
+            for rejection in plan.rejected[:MAX_ROWS]
+        ),
+        capacity_sources=tuple(
+            PlanCapacitySource(pool=variant.pool, tensor_parallel=variant.tensor_parallel, source=source)
+            for variant, source in plan.capacity_source[:MAX_ROWS]
+        ),
+        nearest_feasible_cost_cap=None if cap is None else math.ceil(cap * 1e4 - 1e-6) / 1e4,
+    )
+
+
+def mix_text(mix: Sequence[MixEntry]) -> str:
+    """A mix in short: `2×l4 + 1×a100/tp2`; `nothing` for an empty one."""
+    parts = [
+        f"{entry.replicas}×{entry.variant.pool}"
+        + (f"/tp{entry.variant.tensor_parallel}" if entry.variant.tensor_parallel > 1 else "")
+        for entry in mix
+    ]
+    return " + ".join(parts) or "nothing"
+
+
+def _objectives(resolved: ResolvedService) -> Objectives:
+    given = resolved.service.spec.objectives
+    per_token, first_token = given.time_per_output_token, given.time_to_first_token
+    return Objectives(
+        time_per_output_token_s=None if per_token is None else per_token.milliseconds / 1e3,
+        time_to_first_token_s=None if first_token is None else first_token.milliseconds / 1e3,
+    )
+
+
+def _bounds(bounds: PoolScaling) -> ReplicaBounds:
+    return ReplicaBounds(minimum=bounds.min_replicas or 0, maximum=bounds.max_replicas)
+
+
+def _entry(entry: MixEntry, gpu_types: Mapping[str, str]) -> PlanEntry:
+    return PlanEntry(
+        pool=entry.variant.pool,
+        gpu=gpu_types.get(entry.variant.pool, ""),
+        tensor_parallel=entry.variant.tensor_parallel,
+        replicas=entry.replicas,
+        gpus=entry.gpus,
+        cost_per_hour=_money(entry.cost_usd_per_hour),
+        utilisation=round(entry.utilisation, 4),
+    )
+
+
+def _alternative(alternative: Alternative) -> PlanAlternative:
+    cost, extra = alternative.cost_usd_per_hour, alternative.extra_usd_per_hour
+    return PlanAlternative(
+        name=_clipped(alternative.name),
+        cost_per_hour=None if cost is None else _money(cost),
+        extra_per_hour=None if extra is None else _money(extra),
+        detail=_clipped(alternative.detail),
+    )
+
+
+def _money(amount: float) -> float:
+    return round(amount, 4)
+
+
+def _clipped(sentence: str) -> str:
+    if len(sentence) <= MAX_SENTENCE_CHARACTERS:
+        return sentence
+    return sentence[: MAX_SENTENCE_CHARACTERS - 1] + "…"
