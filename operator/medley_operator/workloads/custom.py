@@ -10,7 +10,7 @@ from medley_operator.api.llmservice import LLMService
 from medley_operator.api.modelprofile import ModelProfile
 from medley_operator.workloads import naming
 from medley_operator.workloads.pod import placement, scrape_annotations
-from medley_operator.workloads.probes import grace_period_s, probes, settle_hook
+from medley_operator.workloads.probes import SETTLE_S, grace_period_s, probes, settle_hook
 
 JsonObject = dict[str, Any]
 
@@ -45,8 +45,13 @@ def custom_template(service: LLMService, pool: GPUPool, profile: ModelProfile, *
     _add_placement(spec, pool)
     gates = [gate for gate in _list(spec, "readinessGates", "spec.readinessGates") if not _is_own_gate(gate)]
     spec["readinessGates"] = [*gates, {"conditionType": naming.GATE_SERVING}]
-    spec.setdefault("terminationGracePeriodSeconds", grace_period_s(service))
-    _complete_container(_engine_container(spec), service, pool, profile, tensor_parallel)
+    grace_s = spec.setdefault("terminationGracePeriodSeconds", grace_period_s(service))
+    container = _engine_container(spec)
+    _complete_container(container, service, pool, profile, tensor_parallel)
+    if isinstance(grace_s, int) and grace_s > SETTLE_S:
+        # The API server refuses a sleep that is longer than the grace period.
+        lifecycle = _object(container, "lifecycle", "spec.containers[engine].lifecycle")
+        lifecycle.setdefault("preStop", settle_hook()["preStop"])
     metadata = _object(template, "metadata", "metadata")
     annotations = _object(metadata, "annotations", "metadata.annotations")
     return {
@@ -95,7 +100,6 @@ def _complete_container(
     ports = _list(container, "ports", f"{at}.ports")
     if not any(item.get("containerPort") == port for item in ports):
         ports.append({"containerPort": port, "protocol": "TCP"})
-    _object(container, "lifecycle", f"{at}.lifecycle").setdefault("preStop", settle_hook()["preStop"])
     made = probes(pool, path="/health", port=port, timeout_s=5)
     if "readinessProbe" not in container:
         container["readinessProbe"] = made["readinessProbe"]
