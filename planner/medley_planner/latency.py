@@ -26,7 +26,8 @@ class Latency:
             ("time to first token", self.time_to_first_token_s, objectives.time_to_first_token_s),
         ):
             if objective_s is not None and latency_s > objective_s:
-                return f"{what} is {_milliseconds(latency_s)} {circumstance}; the objective is {_milliseconds(objective_s)}"
+                limit = f"the objective is {_milliseconds(objective_s)}"
+                return f"{what} is {_milliseconds(latency_s)} {circumstance}; {limit}"
         return ""
 
 

@@ -190,8 +190,7 @@ def _rho_within_limits(replica: _Replica, inputs: FloatArray, outputs: FloatArra
     """
     memory = ReplicaMemory.of(replica.model, replica.gpu, replica.tensor_parallel)
     batch = np.minimum(MAX_SEQUENCES, memory.key_value_tokens / (inputs + outputs / 2))
-    decoded = np.maximum(outputs - 1, np.finfo(np.float64).tiny)
-    by_batch = np.where(outputs > 1, batch / decoded, np.inf)
+    by_batch = np.where(outputs > 1, batch / np.maximum(outputs - 1, 1), np.inf)
     return np.minimum(by_batch, MAX_STEP_TOKENS / (inputs + outputs - 1))
 
 

@@ -1,0 +1,223 @@
+"""Request traces as their publishers ship them, read from lines of text.
+
+Layouts, told apart by their header:
+
+- Azure LLM inference traces: `TIMESTAMP,ContextTokens,GeneratedTokens`, with dates
+- Mooncake: `timestamp_ms,input_length,output_length`, or JSON lines with `timestamp` (milliseconds) in its place
+- BurstGPT: `Timestamp,…,Request tokens,Response tokens,…`, seconds; with or without session and elapsed time
+- plain: `arrival_s,input_tokens,output_tokens`
+
+Opening and unpacking files is the caller's.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from medley_planner.sizes import MAX_TOKENS
+
+
+class TraceError(ValueError):
+    """A trace cannot be read; the message starts with the line, and the column where one is to blame."""
+
+    def __init__(self, line: int, problem: str, column: str | None = None) -> None:
+        super().__init__(f"line {line}, column {column}: {problem}" if column else f"line {line}: {problem}")
+        self.line = line
+        self.column = column
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """Requests in order of arrival; the three arrays have the same length, at least 1.
+
+    Args:
+        arrivals_s: Arrivals in seconds after the first one, rising.
+        input_tokens: Tokens of each prompt.
+        output_tokens: Tokens of each answer.
+        failed_requests: Requests that the trace lists with no input or no output; they are left out of the arrays.
+    """
+
+    arrivals_s: npt.NDArray[np.float64]
+    input_tokens: npt.NDArray[np.int64]
+    output_tokens: npt.NDArray[np.int64]
+    failed_requests: int = 0
+
+    def __len__(self) -> int:
+        return len(self.arrivals_s)
+
+    @property
+    def span_s(self) -> float:
+        """Time from the first arrival to the last."""
+        return float(self.arrivals_s[-1])
+
+    @property
+    def rate_rps(self) -> float:
+        """Mean arrivals per second; NaN where all arrive at once."""
+        return (len(self) - 1) / self.span_s if self.span_s > 0 else math.nan
+
+    @property
+    def interarrival_cv(self) -> float:
+        """Standard deviation of times between arrivals over their mean (Poisson: 1); NaN where all arrive at once."""
+        gaps = np.diff(self.arrivals_s)
+        return float(gaps.std() / gaps.mean()) if self.span_s > 0 else math.nan
+
+    def input_percentile(self, percent: float) -> float:
+        """The input size that so many per cent of the requests do not exceed (interpolated)."""
+        return float(np.percentile(self.input_tokens, percent))
+
+    def output_percentile(self, percent: float) -> float:
+        """The output size that so many per cent of the requests do not exceed (interpolated)."""
+        return float(np.percentile(self.output_tokens, percent))
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """The columns of a layout, and how its arrivals become seconds (since any moment)."""
+
+    arrival: str
+    input: str
+    output: str
+    seconds: Callable[[str], float]
+
+
+def _date_in_seconds(text: str) -> float:
+    """Seconds since 1970 of `2023-11-16 18:15:46.6805900`; a UTC offset may follow."""
+    for utc in ("Z", "+00:00"):
+        text = text.removesuffix(utc)
+    if text[:1].isdecimal() and "+" not in text:
+        return int(np.datetime64(text, "ns").astype(np.int64)) / 1e9
+    raise ValueError(text)
+
+
+_LAYOUTS = (
+    _Layout("TIMESTAMP", "ContextTokens", "GeneratedTokens", _date_in_seconds),
+    _Layout("timestamp_ms", "input_length", "output_length", lambda text: float(text) / 1000),
+    _Layout("timestamp", "input_length", "output_length", lambda text: float(text) / 1000),
+    _Layout("Timestamp", "Request tokens", "Response tokens", float),
+    _Layout("arrival_s", "input_tokens", "output_tokens", float),
+)
+
+_Row = tuple[int, dict[str, str]]
+"""A line's number and its values by column."""
+
+
+def read_trace(lines: Iterable[str]) -> Trace:
+    """The requests of a trace in any of the layouts above; blank lines are passed over.
+
+    Raises:
+        TraceError: The layout is unknown, a value is missing or impossible, or no request is left.
+    """
+    rows = _rows(lines)
+    first = next(rows, None)
+    if first is None:
+        raise TraceError(1, "there is no request")
+    layout = _layout(first)
+    arrivals_s: list[float] = []
+    sizes: list[tuple[int, int]] = []
+    failed = 0
+    last_line = 1
+    for row in itertools.chain([first], rows):
+        last_line = row[0]
+        arrival_s = _arrival(row, layout)
+        size = (_tokens(row, layout.input), _tokens(row, layout.output))
+        if 0 in size:
+            failed += 1
+            continue
+        arrivals_s.append(arrival_s)
+        sizes.append(size)
+    if not sizes:
+        raise TraceError(last_line, "no request has both input and output tokens")
+    return _in_order(arrivals_s, sizes, failed)
+
+
+def _in_order(arrivals_s: list[float], sizes: list[tuple[int, int]], failed: int) -> Trace:
+    arrivals = np.array(arrivals_s, dtype=np.float64)
+    order = np.argsort(arrivals, kind="stable")
+    tokens = np.array(sizes, dtype=np.int64)[order]
+    return Trace(arrivals[order] - arrivals.min(), tokens[:, 0].copy(), tokens[:, 1].copy(), failed)
+
+
+def _rows(lines: Iterable[str]) -> Iterator[_Row]:
+    numbered = ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
+    first = next(numbered, None)
+    if first is None:
+        return
+    everything = itertools.chain([first], numbered)
+    if first[1].lstrip().startswith("{"):
+        yield from map(_json_row, everything)
+    else:
+        yield from _csv_rows(everything)
+
+
+def _json_row(numbered: tuple[int, str]) -> _Row:
+    number, line = numbered
+    try:
+        values = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise TraceError(number, f"is not JSON: {error.msg}") from error
+    if not isinstance(values, dict):
+        raise TraceError(number, "is not a JSON object")
+    return number, {str(column): json.dumps(value) for column, value in values.items()}
+
+
+def _csv_rows(numbered: Iterator[tuple[int, str]]) -> Iterator[_Row]:
+    number, line = next(numbered)
+    header = _csv_values(number, line.removeprefix("\ufeff"))
+    for number, line in numbered:
+        values = _csv_values(number, line)
+        if len(values) != len(header):
+            raise TraceError(number, f"has {len(values)} values, the header has {len(header)} columns")
+        yield number, dict(zip(header, values, strict=True))
+
+
+def _csv_values(number: int, line: str) -> list[str]:
+    try:
+        return [value.strip() for value in next(csv.reader([line], strict=True))]
+    except csv.Error as error:
+        raise TraceError(number, f"is not CSV: {error}") from error
+
+
+def _layout(first: _Row) -> _Layout:
+    number, values = first
+    for layout in _LAYOUTS:
+        if {layout.arrival, layout.input, layout.output} <= values.keys():
+            return layout
+    known = "; ".join(f"{layout.arrival}, {layout.input}, {layout.output}" for layout in _LAYOUTS)
+    raise TraceError(number, f"the columns {', '.join(values)} are of no known trace (known: {known})")
+
+
+def _value(row: _Row, column: str) -> str:
+    number, values = row
+    if column not in values:
+        raise TraceError(number, "is missing", column)
+    return values[column]
+
+
+def _arrival(row: _Row, layout: _Layout) -> float:
+    text = _value(row, layout.arrival)
+    try:
+        arrival_s = layout.seconds(text)
+    except ValueError as error:
+        raise TraceError(row[0], f"must be a time, is {text!r}", layout.arrival) from error
+    if not math.isfinite(arrival_s):
+        raise TraceError(row[0], f"must be a time, is {text!r}", layout.arrival)
+    return arrival_s
+
+
+def _tokens(row: _Row, column: str) -> int:
+    text = _value(row, column)
+    try:
+        tokens = int(text)
+    except ValueError as error:
+        raise TraceError(row[0], f"must be a whole number of tokens, is {text!r}", column) from error
+    if not 0 <= tokens <= MAX_TOKENS:
+        raise TraceError(row[0], f"must be between 0 and {MAX_TOKENS}, is {tokens}", column)
+    return tokens
