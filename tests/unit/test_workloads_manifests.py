@@ -18,7 +18,6 @@ from medley_operator.workloads import (
     pod_disruption_budget,
     service,
 )
-from medley_planner.gpus import UnknownGPUTypeError
 
 SERVICE: dict[str, Any] = {
     "metadata": {"name": "chat", "namespace": "team-a", "uid": "u-1"},
@@ -228,10 +227,6 @@ class TestPod:
 
         assert context(SERVICE) == "131072"
         assert context(changed(SERVICE, "spec.model.maxContextTokens", 4096)) == "4096"
-
-    def test_a_gpu_type_that_nobody_describes_is_an_error_that_names_the_nearest(self) -> None:
-        with pytest.raises(UnknownGPUTypeError, match="A100"):
-            build(pool=changed(POOL, "spec.gpu.type", "A100"))
 
 
 class TestCustom:

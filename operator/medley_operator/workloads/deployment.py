@@ -27,7 +27,6 @@ def deployment(
     are moved. The number of replicas, the price and the limits of a pool are no part of the template.
 
     Raises:
-        UnknownGPUTypeError: The pool's GPU type is neither in the catalogue nor described by the pool.
         PodTemplateError: A custom engine's pod template cannot be used; names the field.
     """
     template = pod_template(service, pool, profile, tensor_parallel=tensor_parallel)
@@ -61,7 +60,6 @@ def pod_template(service: LLMService, pool: GPUPool, profile: ModelProfile, *, t
     """The pod template of a variant, with its labels and its revision.
 
     Raises:
-        UnknownGPUTypeError: The pool's GPU type is neither in the catalogue nor described by the pool.
         PodTemplateError: A custom engine's pod template cannot be used; names the field.
     """
     build = custom_template if service.spec.engine.type == "custom" else engine_template

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from medley_operator.api.gpupool import GPUPool
 from medley_operator.api.modelprofile import Architecture
 from medley_operator.workloads.arguments import Argument
-from medley_planner.gpus import GPUType, gpu_type
 
 
 @dataclass(frozen=True)
@@ -21,7 +19,7 @@ class Launch:
         served_name: The model's id that clients send.
         architecture: Facts of the model.
         context_tokens: Longest input and output together that a request may have.
-        gpu: Type of the GPUs.
+        gpu_type: Type of the GPUs, as the pool names it.
         resource_name: The GPUs' name as a resource of the node; tells AMD's from NVIDIA's.
         tensor_parallel: GPUs of the replica.
         port: Port to serve on.
@@ -33,7 +31,7 @@ class Launch:
     served_name: str
     architecture: Architecture
     context_tokens: int
-    gpu: GPUType
+    gpu_type: str
     resource_name: str
     tensor_parallel: int
     port: int
@@ -70,23 +68,6 @@ class EngineRuntime:
     home: str = ""
 
 
-def lacks_bf16(gpu: GPUType) -> bool:
-    """Whether the GPU is older than Ampere (compute capability 8.0), the first with bfloat16 arithmetic."""
-    return gpu.name.startswith(("T4", "V100"))
-
-
-def pool_gpu(pool: GPUPool) -> GPUType:
-    """The GPU type of a pool: of its own figures where it has them, else the catalogue's.
-
-    Raises:
-        UnknownGPUTypeError: The pool has no figures and the catalogue does not know the type.
-    """
-    figures = pool.spec.gpu
-    if figures.memory_gib is None or figures.memory_bandwidth_gbps is None or figures.teraflops is None:
-        return gpu_type(figures.type)
-    return GPUType.of(
-        figures.type,
-        memory_gib=figures.memory_gib,
-        memory_bandwidth_gb_per_s=figures.memory_bandwidth_gbps,
-        teraflops=figures.teraflops,
-    )
+def lacks_bf16(gpu_type: str) -> bool:
+    """Whether GPUs of this type are older than Ampere (compute capability 8.0), the first with bfloat16 arithmetic."""
+    return gpu_type.upper().startswith(("T4", "V100"))

@@ -12,7 +12,7 @@ from medley_operator.api.llmservice import LLMService
 from medley_operator.api.modelprofile import ModelProfile
 from medley_operator.workloads import naming, sglang, vllm
 from medley_operator.workloads.arguments import joined
-from medley_operator.workloads.engine import EngineRuntime, Launch, pool_gpu
+from medley_operator.workloads.engine import EngineRuntime, Launch
 from medley_operator.workloads.probes import grace_period_s, probes, settle_hook
 from medley_operator.workloads.volumes import HF_HOME, Volumes, engine_volumes, model_location
 
@@ -24,11 +24,7 @@ _RUNTIMES: Mapping[str, Callable[[Launch], EngineRuntime]] = MappingProxyType(
 
 
 def engine_template(service: LLMService, pool: GPUPool, profile: ModelProfile, *, tensor_parallel: int) -> JsonObject:
-    """The pod template of a replica, but for its labels.
-
-    Raises:
-        UnknownGPUTypeError: The pool's GPU type is neither in the catalogue nor described by the pool.
-    """
+    """The pod template of a replica, but for its labels."""
     runtime = _RUNTIMES[service.spec.engine.type](_launch(service, pool, profile, tensor_parallel))
     volumes = engine_volumes(service, tensor_parallel=tensor_parallel, home=runtime.home)
     spec: JsonObject = {
@@ -78,7 +74,7 @@ def _launch(service: LLMService, pool: GPUPool, profile: ModelProfile, tensor_pa
         # Given even where it is the model's own, because the plan was made with it: one long request must fit in the
         # KV cache.
         context_tokens=model.max_context_tokens or architecture.max_context_tokens,
-        gpu=pool_gpu(pool),
+        gpu_type=pool.spec.gpu.type,
         resource_name=pool.spec.resource_name,
         tensor_parallel=tensor_parallel,
         port=service.spec.engine.port,

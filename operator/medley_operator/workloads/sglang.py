@@ -46,7 +46,7 @@ def arguments(launch: Launch) -> tuple[Argument, ...]:
     ]
     if launch.revision is not None:
         made.append(("--revision", launch.revision))
-    if lacks_bf16(launch.gpu):
+    if lacks_bf16(launch.gpu_type):
         made.append(("--dtype", "half"))
     if launch.architecture.key_value_data_type == "fp8":
         made.append(("--kv-cache-dtype", "fp8_e4m3"))
