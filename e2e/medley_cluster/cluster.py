@@ -264,7 +264,8 @@ class Cluster:
             if self.state_dir.exists():
                 shutil.rmtree(self.state_dir)
         self._state = None
-        if not cluster_names():
+        others = [Cluster(name) for name in cluster_names()]
+        if not any(other.options.real_nodes for other in others):
             restore_kernel_settings(_kernel_settings_file())
 
     # --- using it ---------------------------------------------------------------------------------------------------

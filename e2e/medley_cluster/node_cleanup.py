@@ -56,26 +56,17 @@ def stop_node_processes(processes: ProcessTable) -> None:
     of_nodes = [record for record in processes.all() if record.name.rpartition("-")[2].isdigit()]
     terminate([one for one in of_nodes if one.name.startswith(("kubelet-", "kube-proxy-"))], grace_s=3.0, kill=True)
     shims = [one for one in processes.stragglers() if one.argv and one.argv[0].endswith("containerd-shim-runc-v2")]
-    containers = _descendants(shims)
-    cgroups = _cgroup_folders(record.pid for record in containers)
-    terminate(containers, grace_s=5.0, kill=True)
+    terminate(_descendants(shims), grace_s=5.0, kill=True)
     terminate([one for one in of_nodes if one.name.startswith("containerd-")], grace_s=5.0)
     terminate(shims, grace_s=5.0, kill=True)
-    for folder in sorted(cgroups, key=lambda path: len(path.parts), reverse=True):
-        with contextlib.suppress(OSError):  # It is in use, or gone with its container.
-            folder.rmdir()
 
 
 def remove_node_files(cluster: str, state_dir: Path, bridge: str) -> None:
-    """Unmount what is left, and remove the traces outside the state folder."""
+    """Unmount what is left, and remove the traces outside the state folder. The processes must have been stopped."""
     runtime = RUNTIME_ROOT / cluster
+    _remove_cgroups(runtime)
     _unmount_below((runtime, state_dir))
-    for result in CNI_RESULTS.glob(f"{bridge}-*"):
-        with contextlib.suppress(json.JSONDecodeError):
-            namespace = Path(json.loads(result.read_text()).get("netns", "")).name
-            if namespace.startswith("cni-") and (NAMESPACES / namespace).exists():
-                subprocess.run(["ip", "netns", "delete", namespace], capture_output=True, check=False)
-        result.unlink(missing_ok=True)
+    _remove_pod_networks(bridge)
     if CONTAINER_LOGS.is_dir():
         for link in CONTAINER_LOGS.iterdir():
             if link.is_symlink() and str(link.readlink()).startswith(str(state_dir)):
@@ -87,7 +78,34 @@ def remove_node_files(cluster: str, state_dir: Path, bridge: str) -> None:
     if not other_kubelet_runs():
         (DEVICE_PLUGINS / "kubelet.sock").unlink(missing_ok=True)
     empty_if_ours = (RUNTIME_ROOT, CONTAINER_LOGS, SHIM_SOCKETS, SHIM_SOCKETS.parent, CNI_RESULTS, CNI_RESULTS.parent)
-    for folder in (*empty_if_ours, DEVICE_PLUGINS, DEVICE_PLUGINS.parent):
+    _remove_if_empty(*empty_if_ours, DEVICE_PLUGINS, DEVICE_PLUGINS.parent)
+
+
+def _remove_pod_networks(bridge: str) -> None:
+    """CNI keeps a result for each pod: it names the pod's namespace, which outlives a killed runtime."""
+    for result in CNI_RESULTS.glob(f"{bridge}-*"):
+        with contextlib.suppress(json.JSONDecodeError):
+            cached = json.loads(result.read_text())
+            (CNI_RESULTS / f"cni-loopback-{cached['containerId']}-lo").unlink(missing_ok=True)
+            for interface in cached["result"]["interfaces"]:
+                namespace = Path(interface.get("sandbox", "")).name
+                if namespace.startswith("cni-") and (NAMESPACES / namespace).exists():
+                    subprocess.run(["ip", "netns", "delete", namespace], capture_output=True, check=False)
+        result.unlink(missing_ok=True)
+
+
+def _remove_cgroups(runtime: Path) -> None:
+    """The cgroups of the cluster's containers: folders named by the container, in every hierarchy."""
+    containers = [path.name for path in runtime.glob("*/containerd/io.containerd.runtime.v2.task/k8s.io/*")]
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        _, mounted_at, kind, *_ = line.split()
+        if kind in ("cgroup", "cgroup2"):
+            parent = Path(mounted_at) / "k8s.io"
+            _remove_if_empty(*(parent / container for container in containers), parent)
+
+
+def _remove_if_empty(*folders: Path) -> None:
+    for folder in folders:
         with contextlib.suppress(OSError):  # Not empty, so somebody else uses it; or not there.
             folder.rmdir()
 
@@ -128,27 +146,6 @@ def _descendants(roots: Iterable[ProcessRecord]) -> list[ProcessRecord]:
             if ticks is not None:
                 found.append(ProcessRecord("container", pid, ticks, []))
     return found
-
-
-def _cgroup_folders(pids: Iterable[int]) -> set[Path]:
-    """The cgroup folders of these processes that are not the machine's own top folders."""
-    mounts: dict[str, Path] = {}
-    for line in Path("/proc/self/mounts").read_text().splitlines():
-        _, target, kind, settings, *_ = line.split()
-        if kind == "cgroup":
-            mounts.update(dict.fromkeys(settings.split(","), Path(target)))
-        elif kind == "cgroup2":
-            mounts[""] = Path(target)
-    folders: set[Path] = set()
-    for pid in pids:
-        with contextlib.suppress(OSError):
-            for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
-                _, controllers, path = line.split(":", 2)
-                root = mounts.get(controllers.split(",")[0].removeprefix("name="))
-                if root and len(path) > 1:
-                    folders.add(root / path.lstrip("/"))
-    own = Path("/proc/self/cgroup").read_text()
-    return {folder for folder in folders if f"/{folder.name}\n" not in own}
 
 
 def _mounts_below(roots: Iterable[Path]) -> list[str]:

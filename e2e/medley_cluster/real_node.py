@@ -263,6 +263,7 @@ disabled_plugins = ["io.containerd.internal.v1.restart", "io.containerd.tracing.
       runtime_type = "io.containerd.runc.v2"
       [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
         BinaryName = "{self._programs.path("runc")}"
+        Root = "{paths.runtime / "runc"}"
         SystemdCgroup = false
 """
 
