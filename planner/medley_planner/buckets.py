@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from medley_planner.sizes import MAX_TOKENS, Bucket, SizeHistogram, SizesError
+from medley_planner.sizes import Bucket, SizeHistogram
+from medley_planner.traces import Trace
 
 IntArray = npt.NDArray[np.int64]
 
@@ -20,60 +21,31 @@ DEFAULT_BINS = 10
 """Bins of each of the two sizes."""
 
 
-def histogram(
-    input_tokens: IntArray,
-    output_tokens: IntArray,
-    *,
-    input_bins: int = DEFAULT_BINS,
-    output_bins: int = DEFAULT_BINS,
-) -> SizeHistogram:
-    """The joint histogram of requests, with at most `input_bins` × `output_bins` buckets.
-
-    Args:
-        input_tokens: Input size of each request, all at least 1.
-        output_tokens: Output size of each request, in the same order.
-        input_bins: Bins of the input size, at least 1.
-        output_bins: Bins of the output size, at least 1.
+def histogram_of(trace: Trace, *, input_bins: int = DEFAULT_BINS, output_bins: int = DEFAULT_BINS) -> SizeHistogram:
+    """The joint histogram of a trace's requests, with at most `input_bins` × `output_bins` buckets.
 
     Raises:
-        SizesError: There is no request, the arrays differ in length, or a size is out of range.
+        ValueError: A number of bins is less than 1.
     """
-    counts = bucket_counts(input_tokens, output_tokens, input_bins=input_bins, output_bins=output_bins)
+    counts = bucket_counts(trace, input_bins=input_bins, output_bins=output_bins)
     return SizeHistogram(tuple(Bucket(*size, float(count)) for size, count in counts.items()))
 
 
 def bucket_counts(
-    input_tokens: IntArray,
-    output_tokens: IntArray,
-    *,
-    input_bins: int = DEFAULT_BINS,
-    output_bins: int = DEFAULT_BINS,
+    trace: Trace, *, input_bins: int = DEFAULT_BINS, output_bins: int = DEFAULT_BINS
 ) -> Mapping[tuple[int, int], int]:
-    """Requests by the (input tokens, output tokens) of their bucket, sorted; arguments and errors of `histogram`."""
-    _check(input_tokens, output_tokens, input_bins, output_bins)
-    bins = _bins(input_tokens, input_bins) * output_bins + _bins(output_tokens, output_bins)
-    _, bucket, requests = np.unique(bins, return_inverse=True, return_counts=True)
-    inputs = _whole_means(np.bincount(bucket, weights=input_tokens).tolist(), requests.tolist())
-    outputs = _whole_means(np.bincount(bucket, weights=output_tokens).tolist(), requests.tolist())
+    """Requests by the (input tokens, output tokens) of their bucket, sorted; arguments and errors of `histogram_of`."""
+    for name, bins in (("input_bins", input_bins), ("output_bins", output_bins)):
+        if bins < 1:
+            raise ValueError(f"{name}: must be at least 1, is {bins}")
+    places = _bins(trace.input_tokens, input_bins) * output_bins + _bins(trace.output_tokens, output_bins)
+    _, bucket, requests = np.unique(places, return_inverse=True, return_counts=True)
+    inputs = _whole_means(np.bincount(bucket, weights=trace.input_tokens).tolist(), requests.tolist())
+    outputs = _whole_means(np.bincount(bucket, weights=trace.output_tokens).tolist(), requests.tolist())
     counts: dict[tuple[int, int], int] = {}
     for input_mean, output_mean, count in sorted(zip(inputs, outputs, requests.tolist(), strict=True)):
         counts[input_mean, output_mean] = counts.get((input_mean, output_mean), 0) + count
     return counts
-
-
-def _check(input_tokens: IntArray, output_tokens: IntArray, input_bins: int, output_bins: int) -> None:
-    if len(input_tokens) != len(output_tokens):
-        raise SizesError(f"output_tokens: {len(output_tokens)} sizes for {len(input_tokens)} inputs")
-    if len(input_tokens) == 0:
-        raise SizesError("input_tokens: there is no request")
-    for name, tokens in (("input_tokens", input_tokens), ("output_tokens", output_tokens)):
-        outside = np.flatnonzero((tokens < 1) | (tokens > MAX_TOKENS))
-        if len(outside):
-            place = int(outside[0])
-            raise SizesError(f"{name}[{place}]: must be between 1 and {MAX_TOKENS}, is {tokens[place]}")
-    for name, bins in (("input_bins", input_bins), ("output_bins", output_bins)):
-        if bins < 1:
-            raise SizesError(f"{name}: must be at least 1, is {bins}")
 
 
 def _bins(tokens: IntArray, bins: int) -> IntArray:

@@ -1,6 +1,7 @@
 """Request sizes of published workloads, as small joint histograms that ship with the planner.
 
-Each is a JSON file in `presets/`, made from a public trace by `planner/make_presets.py`; it names its source and licence.
+Each is a JSON file in `presets/`, made from a public trace by `planner/make_presets.py`.
+It names its source and licence.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def preset(name: str) -> Preset:
 
 def preset_json(trace: Trace, *, name: str, title: str, source: str, licence: str, attribution: str) -> str:
     """The JSON file of a preset made from a trace: the same trace gives the same bytes."""
-    counts = bucket_counts(trace.input_tokens, trace.output_tokens)
+    counts = bucket_counts(trace)
     head = {
         "name": name,
         "title": title,
