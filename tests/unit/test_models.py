@@ -1,0 +1,148 @@
+from dataclasses import replace
+
+import pytest
+
+from medley_planner.known_models import known_models
+from medley_planner.models import ModelArchitecture, ModelError, ThroughputPoint
+
+DENSE = known_models()["meta-llama/Llama-3.1-8B-Instruct"]
+SPARSE = known_models()["Qwen/Qwen3-30B-A3B"]
+
+# The rest of each config.json: vocabulary, width of the (dense or expert) feed-forward layer, whether queries and keys
+# have norms of their own.
+LAYER_SHAPES = {
+    "meta-llama/Llama-2-7b-hf": (32000, 11008, False),
+    "meta-llama/Llama-3.1-8B-Instruct": (128256, 14336, False),
+    "meta-llama/Llama-3.1-70B-Instruct": (128256, 28672, False),
+    "mistralai/Mistral-7B-Instruct-v0.3": (32768, 14336, False),
+    "mistralai/Mixtral-8x7B-Instruct-v0.1": (32000, 14336, False),
+    "Qwen/Qwen3-8B": (151936, 12288, True),
+    "Qwen/Qwen3-32B": (151936, 25600, True),
+    "Qwen/Qwen3-30B-A3B": (151936, 768, True),
+}
+
+
+def parameters_from_shapes(name: str, experts_read: int) -> int:
+    model = known_models()[name]
+    vocabulary, width, query_key_norms = LAYER_SHAPES[name]
+    hidden, heads, size = model.hidden_size, model.attention_heads, model.head_size
+    attention = hidden * size * (heads + 2 * model.key_value_heads) + heads * size * hidden
+    router = hidden * model.experts
+    feed_forward = 3 * hidden * width * experts_read
+    norms = 2 * hidden + (2 * size if query_key_norms else 0)
+    return 2 * vocabulary * hidden + model.layers * (attention + router + feed_forward + norms) + hidden
+
+
+@pytest.mark.parametrize("name", sorted(known_models()))
+def test_parameters_are_those_of_the_layer_shapes(name):
+    model = known_models()[name]
+
+    assert model.parameters == parameters_from_shapes(name, max(model.experts, 1))
+    assert model.parameters_per_token == parameters_from_shapes(name, max(model.active_experts, 1))
+
+
+def test_memory_of_llama_3_1_8b():
+    assert DENSE.weight_bytes == 2 * 8_030_261_248
+    assert DENSE.key_value_bytes_per_token == 128 * 1024
+    assert replace(DENSE, key_value_bytes_per_element=1.0).key_value_bytes_per_token == 64 * 1024
+
+
+def test_experts_of_qwen3_30b_a3b_are_told_from_shared_weights():
+    assert SPARSE.expert_parameters == pytest.approx(48 * 128 * 3 * 2048 * 768)
+    assert SPARSE.shared_parameters + SPARSE.expert_parameters == SPARSE.parameters
+
+
+def test_a_dense_model_has_no_expert_parameters():
+    assert DENSE.expert_parameters == 0
+    assert DENSE.shared_parameters == DENSE.parameters == DENSE.parameters_per_token
+
+
+def test_a_model_whose_experts_are_all_active_is_computed_as_a_dense_one():
+    model = replace(SPARSE, experts=4, active_experts=4, active_parameters=SPARSE.parameters)
+
+    assert model.shared_parameters == model.parameters
+
+
+def test_only_8_bit_weights_are_computed_with_in_8_bits():
+    assert [replace(DENSE, weight_bytes_per_parameter=size).computes_in_8_bit for size in (2.0, 1.0, 0.53)] == [
+        False,
+        True,
+        False,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("model", "change", "message"),
+    [
+        (DENSE, {"parameters": 0}, "parameters: must be at least 1, is 0"),
+        (DENSE, {"layers": 1.5}, "layers: must be an integer, is 1.5"),
+        (DENSE, {"hidden_size": True}, "hidden_size: must be an integer, is True"),
+        (DENSE, {"key_value_heads": 5}, "key_value_heads: 5 does not divide the 32 attention heads"),
+        (DENSE, {"max_context_tokens": -1}, "max_context_tokens: must be at least 1, is -1"),
+        (DENSE, {"weight_bytes_per_parameter": 0.0}, "weight_bytes_per_parameter: must be a positive number, is 0.0"),
+        (
+            DENSE,
+            {"key_value_bytes_per_element": float("nan")},
+            "key_value_bytes_per_element: must be a positive number, is nan",
+        ),
+        (DENSE, {"active_experts": 2}, "active_experts: is 2, but there are no experts"),
+        (
+            DENSE,
+            {"active_parameters": 10**9},
+            "active_parameters: is less than all parameters, but there are no experts",
+        ),
+        (SPARSE, {"active_parameters": None}, "active_parameters: must be given for a model with experts"),
+        (SPARSE, {"active_parameters": 10**12}, "active_parameters: 1000000000000 is more than all"),
+        (SPARSE, {"active_parameters": 10**8}, "active_parameters: 100000000 is too few for 8 of 128 experts"),
+        (SPARSE, {"active_experts": 0}, "active_experts: must be between 1 and the 128 experts"),
+        (SPARSE, {"active_experts": 129}, "active_experts: must be between 1 and the 128 experts"),
+    ],
+)
+def test_impossible_figures_of_a_model_are_refused_by_field(model, change, message):
+    with pytest.raises(ModelError) as caught:
+        replace(model, **change)
+
+    assert str(caught.value).startswith(message)
+    assert caught.value.field == next(iter(change))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"gpu": ""}, "gpu: must not be empty"),
+        ({"tensor_parallel": 0}, "tensor_parallel: must be at least 1, is 0"),
+        ({"input_tokens": 0}, "input_tokens: must be at least 1, is 0"),
+        ({"output_tokens": 1.0}, "output_tokens: must be an integer, is 1.0"),
+        ({"requests_per_second": 0}, "requests_per_second: must be a positive number, is 0"),
+        ({"time_per_output_token_s": float("inf")}, "time_per_output_token_s: must be a positive number, is inf"),
+        ({"time_to_first_token_s": -1.0}, "time_to_first_token_s: must be a positive number, is -1.0"),
+    ],
+)
+def test_impossible_measurements_are_refused_by_field(change, message):
+    point = {
+        "gpu": "L4",
+        "tensor_parallel": 1,
+        "input_tokens": 100,
+        "output_tokens": 100,
+        "requests_per_second": 1.0,
+        "time_per_output_token_s": 0.05,
+        "time_to_first_token_s": 0.2,
+    }
+    with pytest.raises(ModelError) as caught:
+        ThroughputPoint(**point | change)
+
+    assert str(caught.value) == message
+
+
+def test_an_architecture_compares_by_value():
+    again = ModelArchitecture(
+        parameters=8_030_261_248,
+        layers=32,
+        hidden_size=4096,
+        attention_heads=32,
+        key_value_heads=8,
+        head_size=128,
+        max_context_tokens=131072,
+    )
+    assert again == DENSE
+    assert hash(again) == hash(DENSE)
