@@ -19,6 +19,7 @@ from medley_operator.api.traces import TraceKey
 from medley_operator.workloads.arguments import refused_arguments
 from medley_planner.gpus import GPUType, UnknownGPUTypeError, gpu_type
 from medley_planner.models import DATA_TYPE_BYTES, ModelArchitecture, ModelError, ThroughputPoint
+from medley_planner.presets import UnknownPresetError, preset
 from medley_planner.sizes import Bucket, SizeHistogram, SizesError
 
 QUANTISED = frozenset({"fp8", "int8", "int4"})
@@ -192,10 +193,8 @@ def _profile(service: LLMService, name: str | Problem, around: Surroundings) -> 
 def _sizes(service: LLMService, around: Surroundings) -> SizeHistogram | Problem:
     given = service.spec.workload.sizes
     if given.preset is not None:
-        from medley_planner.presets import UnknownPresetError, preset
-
         try:
-            return preset(given.preset)
+            return preset(given.preset).sizes
         except UnknownPresetError as error:
             return Problem(reasons.UNKNOWN_PRESET, "spec.workload.sizes.preset", str(error))
     if given.trace_config_map is not None:

@@ -8,7 +8,9 @@ from typing import NamedTuple
 from medley_operator.api import problems as reasons
 from medley_operator.api.llmservice import ConfigMapKeyReference
 from medley_operator.api.problems import Problem, hint
+from medley_planner.buckets import histogram_of
 from medley_planner.sizes import SizeHistogram
+from medley_planner.traces import TraceError, read_trace
 
 
 class TraceKey(NamedTuple):
@@ -36,9 +38,6 @@ def histogram_of_config_map(
     if text is None:
         message = f"ConfigMap {reference.name!r} has no key {reference.key!r}{hint(reference.key, data)}"
         return Problem(reasons.TRACE_NOT_FOUND, f"{path}.key", message)
-    from medley_planner.buckets import histogram_of
-    from medley_planner.traces import TraceError, read_trace
-
     try:
         return histogram_of(read_trace(text.splitlines()))
     except TraceError as error:

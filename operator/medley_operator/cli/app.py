@@ -1,0 +1,178 @@
+"""The `medley` command: one function per subcommand, each of them parse, call, print, exit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medley_operator.api.llmservice import LLMService
+from medley_operator.api.manifest import InvalidManifestError, parse
+from medley_operator.cli import discover as discovery
+from medley_operator.cli.cluster import Cluster, ClusterError, Connection
+from medley_operator.cli.explain import (
+    TargetError,
+    explanation,
+    explanation_tables,
+    fetch_service,
+    is_planned,
+    service_name,
+)
+from medley_operator.cli.inputs import InputError, read_inputs
+from medley_operator.cli.output import (
+    EXIT_BAD_INPUT,
+    EXIT_INFEASIBLE,
+    EXIT_OK,
+    OutputFormat,
+    console,
+    print_data,
+    print_errors,
+    print_mistakes,
+)
+from medley_operator.cli.planning import plan_inputs
+from medley_operator.cli.tables import fleet_tables, rows_table
+from medley_operator.cli.workload import trace_workload, workload_tables
+from medley_operator.version import VERSION
+from medley_planner.buckets import DEFAULT_BINS
+from medley_planner.fleet import Formulation, PlanOptions
+
+app = typer.Typer(
+    name="medley",
+    help="Serve large language models on the cheapest mix of GPUs that meets their latency objectives.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Output = Annotated[OutputFormat, typer.Option("--output", "-o", help="How the answer is printed.")]
+Kubeconfig = Annotated[str | None, typer.Option("--kubeconfig", help="Path of a kubeconfig.", show_default=False)]
+Context = Annotated[str | None, typer.Option("--context", help="Context of the kubeconfig.", show_default=False)]
+
+
+@app.command()
+def plan(
+    files: Annotated[
+        list[str],
+        typer.Option("--filename", "-f", help="A file, a folder (recursively), or - for standard input. Repeatable."),
+    ],
+    output: Output = OutputFormat.TABLE,
+    formulation: Annotated[
+        Formulation, typer.Option(help="medley: jointly, under stock and caps. melange: as in arXiv 2404.14527.")
+    ] = Formulation.MEDLEY,
+    time_limit: Annotated[
+        float, typer.Option(min=0.1, max=3600, help="Bound on the solver's time, in seconds.")
+    ] = 30.0,
+) -> None:
+    """Plan LLMServices from files, without a cluster.
+
+    The files hold LLMServices, the GPUPools and ModelProfiles that they use, and ConfigMaps with traces.
+    Ends with status 0 where all services are served, 1 where one is not, 2 where the input is wrong.
+    """
+    try:
+        options = PlanOptions(formulation=formulation, time_limit_s=time_limit)
+        planned = plan_inputs(read_inputs(files), options)
+    except InputError as error:
+        print_mistakes(error.mistakes)
+        raise typer.Exit(EXIT_BAD_INPUT) from None
+    if output is OutputFormat.TABLE:
+        console().print(fleet_tables(planned))
+    else:
+        print_data(planned.to_manifest(), output)
+    raise typer.Exit(EXIT_OK if planned.feasible else EXIT_INFEASIBLE)
+
+
+@app.command()
+def explain(
+    target: Annotated[str, typer.Argument(metavar="llm/NAME", help="The LLMService: llm/NAME or NAME.")],
+    namespace: Annotated[
+        str | None, typer.Option("--namespace", "-n", help="Default: the context's namespace.", show_default=False)
+    ] = None,
+    output: Output = OutputFormat.TABLE,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+) -> None:
+    """Explain what a running LLMService is served with, why, and what is going on.
+
+    Ends with status 0 where it is planned, 1 where it is not, 2 where it cannot be read.
+    """
+    try:
+        name = service_name(target)
+        cluster = Cluster(Connection(kubeconfig, context))
+        manifest = fetch_service(cluster, namespace or cluster.namespace, name)
+        service = parse(LLMService, manifest)
+    except (TargetError, ClusterError) as error:
+        print_errors([str(error)])
+        raise typer.Exit(EXIT_BAD_INPUT) from None
+    except InvalidManifestError as error:
+        print_errors(f"the cluster's LLMService is of another release: {wrong}" for wrong in error.errors)
+        raise typer.Exit(EXIT_BAD_INPUT) from None
+    if output is OutputFormat.TABLE:
+        console().print(explanation_tables(service))
+    else:
+        print_data(explanation(service), output)
+    raise typer.Exit(EXIT_OK if is_planned(service) else EXIT_INFEASIBLE)
+
+
+@app.command()
+def workload(
+    trace: Annotated[Path, typer.Argument(help="A trace of requests: CSV or JSON lines, packed with gzip or not.")],
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            min=1e-6, max=1e6, help="Requests per second to plan for. Default: the trace's own.", show_default=False
+        ),
+    ] = None,
+    buckets: Annotated[int, typer.Option(min=1, max=16, help="Buckets of each of the two sizes.")] = DEFAULT_BINS,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """Turn a trace into a histogram of request sizes; -o yaml prints the workload of an LLMService's spec."""
+    try:
+        made = trace_workload(str(trace), rate_rps=rate, bins=buckets)
+    except InputError as error:
+        print_mistakes(error.mistakes)
+        raise typer.Exit(EXIT_BAD_INPUT) from None
+    match output:
+        case OutputFormat.TABLE:
+            console().print(workload_tables(made))
+        case OutputFormat.YAML:
+            print_data({"workload": made.to_spec()}, output)
+        case OutputFormat.JSON:
+            print_data({"workload": made.to_spec(), "statistics": made.statistics()}, output)
+
+
+@app.command()
+def discover(
+    output: Annotated[
+        OutputFormat, typer.Option("--output", "-o", help="How the answer is printed.")
+    ] = OutputFormat.YAML,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+) -> None:
+    """Make GPUPools for the GPU nodes of a cluster, with list prices where they are known.
+
+    Read the YAML, put in what you pay, and apply it. Ends with status 1 where the cluster has no labelled GPU node.
+    """
+    try:
+        pools = discovery.discover(Cluster(Connection(kubeconfig, context)).nodes())
+    except ClusterError as error:
+        print_errors([str(error)])
+        raise typer.Exit(EXIT_BAD_INPUT) from None
+    if not pools:
+        labels = " or ".join(label for names in discovery.PRODUCT_LABELS.values() for label in names)
+        print_errors([f"no node has GPUs and a label {labels}: is GPU feature discovery installed?"])
+        raise typer.Exit(EXIT_INFEASIBLE)
+    match output:
+        case OutputFormat.TABLE:
+            console().print(rows_table(*discovery.summary(pools)))
+        case OutputFormat.YAML:
+            typer.echo(discovery.pools_yaml(pools), nl=False)
+        case OutputFormat.JSON:
+            items = [discovery.pool_manifest(pool) for pool in pools]
+            print_data({"apiVersion": "v1", "kind": "List", "items": items}, output)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(VERSION)

@@ -1,0 +1,190 @@
+"""`medley plan` without a cluster: objects of files to a fleet, and its plan with what people need to know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from medley_operator.api.gpupool import GPUPool
+from medley_operator.api.llmservice import LLMService
+from medley_operator.api.llmservice_status import PlanStatus
+from medley_operator.api.manifest import path_of
+from medley_operator.api.problems import Problem
+from medley_operator.api.resolve import ResolvedService, Surroundings, resolve_pool, resolve_profile, resolve_service
+from medley_operator.api.traces import TraceKey, histogram_of_config_map
+from medley_operator.api.translate import declared_stock, plan_status, planner_pool, planner_service
+from medley_operator.cli.inputs import InputError, Inputs, Mistake
+from medley_planner.fleet import FleetState, PlanOptions, Pool
+from medley_planner.gpus import GPUType
+from medley_planner.plan import InvalidFleetError, plan
+from medley_planner.result import FleetPlan, Outcome
+from medley_planner.sizes import SizeHistogram
+
+FEASIBLE = frozenset({Outcome.PLANNED.value, Outcome.PINNED.value})
+"""Outcomes after which `medley plan` ends with status 0."""
+
+
+@dataclass(frozen=True)
+class PlannedService:
+    """A service and its plan, as the operator would write it into the status."""
+
+    service: LLMService
+    plan: PlanStatus
+
+    @property
+    def feasible(self) -> bool:
+        """Whether the plan serves the workload within all bounds."""
+        return self.plan.outcome in FEASIBLE
+
+
+@dataclass(frozen=True)
+class PlannedFleet:
+    """The plans of all services.
+
+    Args:
+        services: By namespace and name.
+        pools: All pools, by name.
+        fleet: The planner's answer as a whole.
+        notes: What the plan assumes, as sentences.
+    """
+
+    services: tuple[PlannedService, ...]
+    pools: tuple[GPUPool, ...]
+    fleet: FleetPlan
+    notes: tuple[str, ...]
+
+    @property
+    def feasible(self) -> bool:
+        """Whether every service is served."""
+        return all(planned.feasible for planned in self.services)
+
+    def to_manifest(self) -> dict[str, Any]:
+        """The plan for programs: what `-o json` and `-o yaml` print."""
+        used = dict(self.fleet.gpus_by_pool)
+        return {
+            "feasible": self.feasible,
+            "costPerHour": round(self.fleet.cost_usd_per_hour, 4),
+            "lowerBound": round(self.fleet.lower_bound_usd_per_hour, 4),
+            "gapPercent": round(100 * self.fleet.gap, 2),
+            "solver": self.fleet.status.value,
+            "services": [
+                {
+                    "namespace": planned.service.namespace,
+                    "name": planned.service.name,
+                    "model": planned.service.spec.model.name,
+                    "rate": planned.service.spec.workload.rate,
+                    "plan": planned.plan.to_manifest(),
+                }
+                for planned in self.services
+            ],
+            "pools": [
+                {
+                    "name": pool.name,
+                    "gpu": pool.spec.gpu.type,
+                    "pricePerGPUHour": pool.spec.price_per_gpu_hour,
+                    "usedGPUs": used.get(pool.name, 0),
+                    **({} if pool.spec.limit is None else {"limit": pool.spec.limit}),
+                }
+                for pool in self.pools
+            ],
+            "notes": list(self.notes),
+        }
+
+
+def plan_inputs(inputs: Inputs, options: PlanOptions) -> PlannedFleet:
+    """Plan all services of the input together.
+
+    Raises:
+        InputError: There is no service, or objects do not fit together.
+    """
+    if not inputs.services:
+        raise InputError([Mistake("input", None, "", "there is no LLMService to plan")])
+    gpus, resolved = _resolve(inputs)
+    state = FleetState(
+        services=tuple(planner_service(service) for service in resolved),
+        pools=tuple(_pool(inputs.pools[name], gpu) for name, gpu in sorted(gpus.items())),
+    )
+    try:
+        answer = plan(state, options)
+    except InvalidFleetError as error:
+        raise InputError([Mistake("input", None, error.field, error.message)]) from None
+    types = {name: gpu.name for name, gpu in gpus.items()}
+    return PlannedFleet(
+        services=tuple(
+            PlannedService(made.service, plan_status(answer.service(made.service.key), types)) for made in resolved
+        ),
+        pools=tuple(inputs.pools[name] for name in sorted(gpus)),
+        fleet=answer,
+        notes=tuple(_notes(inputs)),
+    )
+
+
+def _resolve(inputs: Inputs) -> tuple[dict[str, GPUType], list[ResolvedService]]:
+    """The pools' GPU types and the services with all that they name; every mistake at once."""
+    mistakes: list[Mistake] = []
+    gpus: dict[str, GPUType] = {}
+    for name, pool in sorted(inputs.pools.items()):
+        gpu = resolve_pool(pool)
+        if isinstance(gpu, Problem):
+            mistakes.append(_mistake(inputs, ("GPUPool", "", name), gpu))
+        else:
+            gpus[name] = gpu
+    for name, profile in sorted(inputs.profiles.items()):
+        made = resolve_profile(profile)
+        if isinstance(made, Problem):
+            mistakes.append(_mistake(inputs, ("ModelProfile", "", name), made))
+    if mistakes:
+        raise InputError(mistakes)
+    around = Surroundings(pools=inputs.pools, profiles=inputs.profiles, traces=_traces(inputs))
+    resolved = []
+    for service in inputs.services:
+        found = resolve_service(service, around)
+        if isinstance(found, ResolvedService):
+            resolved.append(found)
+        else:
+            identity = ("LLMService", service.namespace, service.name)
+            mistakes += [_mistake(inputs, identity, problem) for problem in found]
+    if mistakes:
+        raise InputError(mistakes)
+    return gpus, resolved
+
+
+def _traces(inputs: Inputs) -> dict[TraceKey, SizeHistogram | Problem]:
+    """The traces that services refer to, each read once."""
+    traces: dict[TraceKey, SizeHistogram | Problem] = {}
+    for service in inputs.services:
+        reference = service.spec.workload.sizes.trace_config_map
+        if reference is None:
+            continue
+        key = TraceKey(service.namespace, reference.name, reference.key)
+        if key not in traces:
+            data = inputs.config_maps.get((service.namespace, reference.name))
+            traces[key] = histogram_of_config_map(reference, data)
+    return traces
+
+
+def _pool(pool: GPUPool, gpu: GPUType) -> Pool:
+    return planner_pool(pool, gpu, declared_stock(pool))
+
+
+def _mistake(inputs: Inputs, identity: tuple[str, str, str], problem: Problem) -> Mistake:
+    made = inputs.sources[identity].mistake(path_of(problem.field), problem.message)
+    return Mistake(made.file, made.line, problem.field, problem.message)
+
+
+def _notes(inputs: Inputs) -> list[str]:
+    """What the plan assumes because no cluster was asked."""
+    notes = []
+    unlimited = sorted(name for name, pool in inputs.pools.items() if pool.spec.limit is None)
+    if unlimited:
+        notes.append(f"no cluster was asked: as many GPUs as wanted in {', '.join(unlimited)} (spec.limit bounds them)")
+    limited = sorted(name for name, pool in inputs.pools.items() if pool.spec.limit is not None)
+    if limited:
+        notes.append(f"no cluster was asked: all of spec.limit is taken to be free in {', '.join(limited)}")
+    paused = [service.key for service in inputs.services if service.spec.mode == "Paused"]
+    if paused:
+        notes.append(f"the operator would not act on {', '.join(paused)}: mode Paused")
+    if inputs.ignored:
+        kinds = ", ".join(f"{count} × {kind}" for kind, count in sorted(inputs.ignored.items()))
+        notes.append(f"not needed for planning: {kinds}")
+    return notes

@@ -1,0 +1,166 @@
+"""Plans as tables for people. The same tables show a plan of `medley plan` and that of a running service."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from medley_operator.api.llmservice import LLMService
+from medley_operator.api.llmservice_status import PlanAlternative, PlanBinding, PlanRejection, PlanStatus
+from medley_operator.cli.planning import FEASIBLE, PlannedFleet
+
+MAX_ALTERNATIVES = 8
+
+
+def fleet_tables(planned: PlannedFleet) -> RenderableType:
+    """Everything `medley plan` shows."""
+    parts: list[RenderableType] = []
+    for each in planned.services:
+        parts += [service_headline(each.service), Padding(plan_tables(each.plan), (0, 0, 1, 2))]
+    if len(planned.services) > 1:
+        parts += [_fleet_summary(planned), Text()]
+    parts += [Text(f"note: {note}", style="dim") for note in planned.notes]
+    return Group(*parts)
+
+
+def service_headline(service: LLMService) -> Text:
+    """A service in a line: its name, model, rate and objectives."""
+    objectives = service.spec.objectives
+    wanted = []
+    if objectives.time_per_output_token is not None:
+        wanted.append(f"≤ {objectives.time_per_output_token.milliseconds:g} ms per output token")
+    if objectives.time_to_first_token is not None:
+        wanted.append(f"≤ {objectives.time_to_first_token.milliseconds:g} ms to the first")
+    return Text.assemble(
+        (service.key, "bold"),
+        "  ",
+        service.spec.model.name,
+        (f"  {service.spec.workload.rate:g} requests/s, {', '.join(wanted)}", "dim"),
+    )
+
+
+def plan_tables(plan: PlanStatus) -> RenderableType:
+    """One plan: its mix, price and bound, and why."""
+    parts: list[RenderableType] = [_verdict(plan)]
+    if plan.entries:
+        parts.append(_mix_table(plan))
+    parts.append(_cost_line(plan))
+    parts += [_binding_line(bound) for bound in plan.binding]
+    if plan.alternatives:
+        parts.append(_alternatives_table(plan.alternatives))
+    if plan.rejected:
+        parts.append(_rejections_table(plan.rejected))
+    return Group(*parts)
+
+
+def _verdict(plan: PlanStatus) -> Text:
+    good = plan.outcome in FEASIBLE
+    made = Text.assemble((plan.outcome, "bold green" if good else "bold red"), "  ", plan.reason)
+    if plan.nearest_feasible_cost_cap is not None:
+        made.append(f" The lowest cap that would do is {money(plan.nearest_feasible_cost_cap)}/h.", style="bold")
+    return made
+
+
+def _mix_table(plan: PlanStatus) -> Table:
+    sources = {(source.pool, source.tensor_parallel): source.source for source in plan.capacity_sources}
+    table = _table("pool", "GPU")
+    for name in ("replicas", "GPUs each", "$/hour", "used"):
+        table.add_column(name, justify="right")
+    table.add_column("capacity")
+    for entry in plan.entries:
+        table.add_row(
+            entry.pool,
+            entry.gpu,
+            str(entry.replicas),
+            str(entry.tensor_parallel),
+            money(entry.cost_per_hour),
+            f"{100 * entry.utilisation:.0f} %",
+            sources.get((entry.pool, entry.tensor_parallel), ""),
+        )
+    return table
+
+
+def _cost_line(plan: PlanStatus) -> Text:
+    made = Text.assemble(
+        (f"{money(plan.cost_per_hour)}/h", "bold"),
+        f"  lower bound {money(plan.lower_bound)}/h, gap {plan.gap_percent:g} %",
+    )
+    if plan.served_percent < 100:
+        made.append(f"  serves {plan.served_percent:g} % of the requests within the objectives", style="red")
+    return made
+
+
+def _binding_line(bound: PlanBinding) -> Text:
+    return Text.assemble(("binds: ", "yellow"), f"{bound.constraint} ({bound.subject})  {bound.detail}")
+
+
+def _alternatives_table(alternatives: Sequence[PlanAlternative]) -> Table:
+    table = _table("instead")
+    table.add_column("$/hour", justify="right")
+    table.add_column("difference", justify="right")
+    table.add_column("which")
+    for other in alternatives[:MAX_ALTERNATIVES]:
+        cost = "impossible" if other.cost_per_hour is None else money(other.cost_per_hour)
+        extra = "" if other.extra_per_hour is None else f"{other.extra_per_hour:+.2f}"
+        table.add_row(other.name, cost, extra, other.detail)
+    if len(alternatives) > MAX_ALTERNATIVES:
+        table.add_row(f"… {len(alternatives) - MAX_ALTERNATIVES} more", "", "", "-o json shows all")
+    return table
+
+
+def _rejections_table(rejected: Sequence[PlanRejection]) -> Table:
+    """Variants that are not in the mix; those of a pool with the same reason share a row."""
+    table = _table("not in the mix", "because")
+    table.add_column("")
+    ordered = sorted(rejected, key=lambda row: (row.pool, row.reason, row.tensor_parallel))
+    for (pool, reason), rows in groupby(ordered, key=lambda row: (row.pool, row.reason)):
+        same = list(rows)
+        sizes = ", ".join(str(row.tensor_parallel) for row in same)
+        table.add_row(f"{pool} × {sizes}", reason, same[0].detail)
+    return table
+
+
+def _fleet_summary(planned: PlannedFleet) -> Group:
+    table = _table("pool", "GPU")
+    for name in ("$/GPU-hour", "GPUs used", "of"):
+        table.add_column(name, justify="right")
+    used = dict(planned.fleet.gpus_by_pool)
+    for pool in planned.pools:
+        limit = "unlimited" if pool.spec.limit is None else str(pool.spec.limit)
+        table.add_row(
+            pool.name, pool.spec.gpu.type, money(pool.spec.price_per_gpu_hour), str(used.get(pool.name, 0)), limit
+        )
+    fleet = planned.fleet
+    total = Text.assemble(
+        (f"all services {money(fleet.cost_usd_per_hour)}/h", "bold"),
+        f"  lower bound {money(fleet.lower_bound_usd_per_hour)}/h, gap {100 * fleet.gap:.2g} %",
+        f", solver {fleet.status.value}",
+    )
+    return Group(table, total)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column, no_wrap=True)
+    return table
+
+
+def rows_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """A plain table; the last column wraps."""
+    table = _table(*columns[:-1])
+    table.add_column(columns[-1])
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def money(amount: float) -> str:
+    """An amount with as many digits as matter: `4.37`, `0.0805`."""
+    return f"{amount:,.2f}" if amount == 0 or abs(amount) >= 0.1 else f"{amount:.4f}"

@@ -1,0 +1,229 @@
+"""YAML documents as plain JSON values, with the line of every field, and bounds on what a file can make us do (pure).
+
+PyYAML's constructors lose positions and can be made to build objects or to blow up; here its parser is used alone,
+and the values are built from its nodes. Scalars are read as kubectl reads them, which is not how PyYAML does: no dates,
+no sexagesimals, `1e3` is a number. JSON is read too, being YAML.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+MAX_DEPTH = 64
+MAX_VALUES = 500_000
+MAX_NUMBER_CHARACTERS = 64
+
+Path = tuple[str | int, ...]
+
+
+class DocumentError(ValueError):
+    """A document that cannot be read. `line` counts from 1."""
+
+    def __init__(self, line: int, message: str) -> None:
+        super().__init__(f"line {line}: {message}")
+        self.line = line
+        self.message = message
+
+
+@dataclass(frozen=True)
+class Document:
+    """One document of a YAML file.
+
+    Args:
+        value: What it holds: dicts, lists, strings, numbers, booleans and None.
+        lines: The line, from 1, of every field and list item by its path; `()` is the document itself.
+    """
+
+    value: Any
+    lines: dict[Path, int]
+
+    def line_of(self, path: Path) -> int:
+        """The line of a field; of a field that is not there, that of the object where it should be."""
+        for length in range(len(path), -1, -1):
+            if path[:length] in self.lines:
+                return self.lines[path[:length]]
+        return 1
+
+
+def documents(text: str) -> Iterator[Document]:
+    """The documents of a YAML file, empty ones left out.
+
+    Raises:
+        DocumentError: The text is not YAML, or nested too deep, or expands too far, or says what JSON cannot.
+    """
+    builder = _Builder()
+    try:
+        for node in _nodes(text):
+            lines: dict[Path, int] = {(): node.start_mark.line + 1}
+            value = builder.build(node, (), lines)
+            if value is not None:
+                yield Document(value, lines)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise DocumentError(1 if mark is None else mark.line + 1, _problem(error)) from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise DocumentError(line, f"the character U+{error.character:04X} is not allowed in YAML") from None
+
+
+def _problem(error: yaml.MarkedYAMLError) -> str:
+    return ", ".join(part for part in (error.context, error.problem) if part) or "is not YAML"
+
+
+def _nodes(text: str) -> Iterator[yaml.Node]:
+    loader = _Loader(text)
+    try:
+        while loader.check_node():
+            node = loader.get_node()
+            if node is not None:
+                yield node
+    finally:
+        loader.dispose()
+
+
+class _Loader(yaml.SafeLoader):
+    """A composer of nodes with kubectl's scalars, that refuses deep nesting before it exhausts the stack."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own interface
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise yaml.MarkedYAMLError(problem=f"nested deeper than {MAX_DEPTH} levels", problem_mark=self.get_mark())
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+_TAG = "tag:yaml.org,2002:"
+_SCALARS = (
+    ("bool", r"yes|Yes|YES|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF", "yYnNtTfFoO"),
+    ("int", r"[-+]?(?:0b[01_]+|0x[0-9a-fA-F_]+|0o?[0-7_]+|0|[1-9][0-9_]*)", "-+0123456789"),
+    (
+        "float",
+        r"[-+]?(?:[0-9][0-9_]*\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        "-+0123456789.",
+    ),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("merge", r"<<", "<"),
+)
+for _name, _pattern, _first in _SCALARS:
+    _Loader.add_implicit_resolver(_TAG + _name, re.compile(f"^(?:{_pattern})$"), list(_first))
+
+
+@dataclass
+class _Builder:
+    """Builds values from nodes; counts them over all documents of a file, so that aliases cannot multiply them."""
+
+    values: int = 0
+    _open: set[int] = field(default_factory=set)
+
+    def build(self, node: yaml.Node, path: Path, lines: dict[Path, int]) -> Any:
+        self.values += 1
+        if self.values > MAX_VALUES:
+            raise _error(node, f"expands to more than {MAX_VALUES:,} values")
+        if isinstance(node, yaml.ScalarNode):
+            return _scalar(node)
+        if id(node) in self._open or len(path) > MAX_DEPTH:
+            raise _error(node, "contains itself")
+        self._open.add(id(node))
+        try:
+            if isinstance(node, yaml.SequenceNode):
+                return self._sequence(node, path, lines)
+            assert isinstance(node, yaml.MappingNode)
+            return self._mapping(node, path, lines)
+        finally:
+            self._open.remove(id(node))
+
+    def _sequence(self, node: yaml.SequenceNode, path: Path, lines: dict[Path, int]) -> list[Any]:
+        _check_tag(node, "seq")
+        made = []
+        for index, item in enumerate(node.value):
+            lines[*path, index] = item.start_mark.line + 1
+            made.append(self.build(item, (*path, index), lines))
+        return made
+
+    def _mapping(self, node: yaml.MappingNode, path: Path, lines: dict[Path, int]) -> dict[str, Any]:
+        _check_tag(node, "map")
+        made: dict[str, Any] = {}
+        merged: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            if key_node.tag == f"{_TAG}merge":
+                merged = self._merged(value_node, path, lines) | merged
+                continue
+            key = _key(key_node)
+            if key in made:
+                raise _error(key_node, f"the key {key!r} is given twice")
+            lines[*path, key] = key_node.start_mark.line + 1
+            made[key] = self.build(value_node, (*path, key), lines)
+        return merged | made
+
+    def _merged(self, node: yaml.Node, path: Path, lines: dict[Path, int]) -> dict[str, Any]:
+        """What `<<: *base` brings in: a mapping, or a list of mappings of which the first wins."""
+        sources = node.value if isinstance(node, yaml.SequenceNode) else [node]
+        made: dict[str, Any] = {}
+        for source in sources:
+            if not isinstance(source, yaml.MappingNode):
+                raise _error(source, "only a mapping can be merged")
+            made = self.build(source, path, lines) | made
+        return made
+
+
+def _scalar(node: yaml.ScalarNode) -> Any:
+    text = node.value
+    match node.tag.removeprefix(_TAG):
+        case "str":
+            return text
+        case "null":
+            return None
+        case "bool":
+            return text.lower() in {"yes", "true", "on"}
+        case "int" | "float" as kind:
+            return _number(node, kind)
+        case _:
+            raise _error(node, f"the tag {node.tag} cannot be read as JSON")
+
+
+def _number(node: yaml.ScalarNode, kind: str) -> int | float:
+    text = node.value.replace("_", "")
+    if len(text) > MAX_NUMBER_CHARACTERS:
+        raise _error(node, f"a number of {len(text)} characters")
+    try:
+        if kind == "float":
+            value = float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+            if not math.isfinite(value):
+                raise _error(node, f"{node.value} is not a number in JSON")
+            return value
+        digits = text.lstrip("+-")
+        octal = len(digits) > 1 and digits.isdigit() and digits[0] == "0"
+        return int(text, 8) if octal else int(text, 0)
+    except ValueError:
+        raise _error(node, f"{node.value!r} is not a number") from None
+
+
+def _key(node: yaml.Node) -> str:
+    if not isinstance(node, yaml.ScalarNode):
+        raise _error(node, "keys must be plain strings")
+    value = _scalar(node)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(node.value)
+
+
+def _check_tag(node: yaml.Node, wanted: str) -> None:
+    if node.tag != _TAG + wanted:
+        raise _error(node, f"the tag {node.tag} cannot be read as JSON")
+
+
+def _error(node: yaml.Node, message: str) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=message, problem_mark=node.start_mark)
