@@ -1,32 +1,298 @@
-"""The plan of a whole fleet: services, pools and what runs today in; an integer mix per service with its reasons out."""
+"""The plan of a whole fleet: services, pools and what runs today in; an integer mix per service with its reasons out.
+
+    validate → candidates and their capacities → who cannot be planned and keeps what runs → all others together under the stock
+    that is left → an independent check → what other fleets would cost
+
+The plan is a function of its arguments: the same fleet, in any order, gives the same plan
+(as long as the solver ends before its time limit; where it does not, the plan's status says so).
+"""
 
 from __future__ import annotations
 
-from medley_planner.fleet import FleetState, PlanOptions
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from medley_planner.assemble import Prepared, from_split, kept, planned
+from medley_planner.capacity import Capacity, capacities
+from medley_planner.check import Violation, check, check_unshared
+from medley_planner.coalitions import Coalition, Sharing, alone_bound, share
+from medley_planner.diagnosis import Trouble, diagnose, nothing_fits
+from medley_planner.explain import explained
+from medley_planner.fleet import FleetState, Formulation, Objectives, PlanOptions, Pool, Service, Stock
+from medley_planner.gpus import GPUType
+from medley_planner.greedy import greedy
+from medley_planner.lower_bound import fractional_bound, gap
+from medley_planner.melange import melange
 from medley_planner.memo import Memo
-from medley_planner.result import FleetPlan
+from medley_planner.milp import Ending, Limits
+from medley_planner.models import ModelArchitecture, ThroughputPoint
+from medley_planner.problem import FleetProblem, ServiceProblem, remaining_stock, service_problem, stock_limits
+from medley_planner.result import FleetPlan, Outcome, ServicePlan, SolverStatus
+from medley_planner.shortage import shortage
+from medley_planner.split import split
+from medley_planner.validation import InvalidFleetError, validate
+from medley_planner.variants import CapacityFunction, candidates
+
+__all__ = ["DEFAULT_OPTIONS", "InvalidFleetError", "UnsoundPlanError", "plan"]
 
 DEFAULT_OPTIONS = PlanOptions()
 
-
-class InvalidFleetError(ValueError):
-    """A fleet that cannot be planned because a value in it makes no sense. `field` is its path in `FleetState`."""
-
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(f"{field}: {message}")
-        self.field = field
-        self.message = message
+ShareStock = Callable[[Mapping[str, ServiceProblem], Mapping[str, Stock], Limits, Memo], Sharing]
 
 
-def plan(state: FleetState, options: PlanOptions = DEFAULT_OPTIONS, *, memo: Memo | None = None) -> FleetPlan:
+class UnsoundPlanError(RuntimeError):
+    """Neither the solver's plan nor the greedy one passed the check: a mistake in the planner, and a reason to hold."""
+
+    def __init__(self, violations: Sequence[Violation]) -> None:
+        super().__init__("; ".join(f"{each.constraint} ({each.subject}): {each.detail}" for each in violations))
+        self.violations = tuple(violations)
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """Everything that is known of a fleet before it is planned.
+
+    Args:
+        prepared: Services by name, sorted.
+        pools: Pools by name, sorted.
+        limits: Gap, and time of all solves together.
+    """
+
+    prepared: Mapping[str, Prepared]
+    pools: Mapping[str, Pool]
+    limits: Limits
+
+    @property
+    def stock(self) -> dict[str, Stock]:
+        """All stock by pool."""
+        return {name: pool.stock for name, pool in self.pools.items()}
+
+
+def plan(
+    state: FleetState,
+    options: PlanOptions = DEFAULT_OPTIONS,
+    *,
+    memo: Memo | None = None,
+    capacity_of: CapacityFunction = capacities,
+) -> FleetPlan:
     """Plan all services of a fleet together.
 
     Args:
         state: The fleet. The order of services and pools does not matter.
         options: How to plan.
         memo: What earlier calls worked out; only makes the same plan faster.
+        capacity_of: What one replica sustains; by default, measurements and the roofline.
 
     Raises:
         InvalidFleetError: A value makes no sense; names the field.
+        UnsoundPlanError: The planner made a mistake that its own check found.
     """
-    raise NotImplementedError
+    validate(state, options)
+    memo = Memo() if memo is None else memo
+    outlook = _outlook(state, options, capacity_of, memo)
+    if options.formulation is Formulation.MELANGE:
+        return _melange_plan(state, outlook, options, capacity_of, memo)
+    fleet_plan = _sound_plan(state, outlook, _known(outlook, capacity_of), memo)
+    return (
+        explained(outlook.prepared, outlook.pools, fleet_plan, outlook.limits, memo) if options.explain else fleet_plan
+    )
+
+
+def _outlook(state: FleetState, options: PlanOptions, capacity_of: CapacityFunction, memo: Memo) -> Outlook:
+    pools = sorted(state.pools, key=lambda pool: pool.name)
+    prepared = {}
+    for service in sorted(state.services, key=lambda service: service.name):
+        found = candidates(service, pools, capacity_of, memo)
+        problem = service_problem(service, found, switching_horizon_s=options.switching_horizon_s)
+        prepared[service.name] = Prepared(service, found, problem)
+    limits = Limits(time_limit_s=options.time_limit_s, relative_gap=options.relative_gap)
+    return Outlook(prepared, {pool.name: pool for pool in pools}, limits)
+
+
+def _sound_plan(state: FleetState, outlook: Outlook, capacity_of: CapacityFunction, memo: Memo) -> FleetPlan:
+    """The solver's plan if it passes the check, else the greedy one if that does."""
+    fleet_plan = _decide(outlook, share, memo)
+    if not check(state, fleet_plan, capacity_of):
+        return fleet_plan
+    fallback = _decide(outlook, _share_greedily, memo)
+    violations = check(state, fallback, capacity_of)
+    if violations:
+        raise UnsoundPlanError(violations)
+    return fallback
+
+
+def _decide(outlook: Outlook, share_stock: ShareStock, memo: Memo) -> FleetPlan:
+    """Set aside who keeps what runs, until all others can share the stock that is left."""
+    troubles = _set_aside(outlook)
+    while True:
+        held = [outlook.prepared[name].service.running for name in troubles]
+        left = remaining_stock(outlook.stock, held)
+        deciding = {name: each for name, each in outlook.prepared.items() if name not in troubles}
+        found = {
+            name: diagnose(each.service, each.problem, left, outlook.limits, memo) for name, each in deciding.items()
+        }
+        new = {name: trouble for name, trouble in found.items() if trouble is not None}
+        if not new:
+            problems = {name: each.problem for name, each in deciding.items()}
+            sharing = share_stock(problems, left, outlook.limits, memo)
+            new = _left_without_a_plan(outlook, sharing, memo)
+        if not new:
+            return _assemble(outlook, sharing, troubles, left, memo)
+        troubles |= new
+
+
+def _set_aside(outlook: Outlook) -> dict[str, Trouble]:
+    """Services of which nothing is to be decided, or of which some size fits nowhere."""
+    troubles: dict[str, Trouble] = {}
+    for name, each in outlook.prepared.items():
+        trouble = Trouble(Outcome.PINNED, "") if each.service.pinned else nothing_fits(each.service, each.candidates)
+        if trouble is not None:
+            troubles[name] = trouble
+    return troubles
+
+
+def _left_without_a_plan(outlook: Outlook, sharing: Sharing, memo: Memo) -> dict[str, Trouble]:
+    """Services for which the solver's time was too short, and the greedy plan does not serve everything."""
+    message = f"The solver found no plan within {outlook.limits.time_limit_s:g} s"
+    return {
+        name: Trouble(Outcome.TIME_LIMIT, message)
+        for coalition in sharing.coalitions
+        if coalition.ending is Ending.NOTHING_FOUND and not coalition.short
+        for name, mix in zip(coalition.members, coalition.replicas, strict=True)
+        if not split(outlook.prepared[name].problem, mix, memo).serves_all
+        or sum(mix) < outlook.prepared[name].problem.replicas_min
+    }
+
+
+def _share_greedily(
+    services: Mapping[str, ServiceProblem], stock: Mapping[str, Stock], limits: Limits, memo: Memo
+) -> Sharing:
+    """All services in one coalition, without a solver."""
+    members = tuple(sorted(services))
+    problems = tuple(services[name] for name in members)
+    mixes = greedy(FleetProblem(problems, stock_limits(problems, stock)))
+    return Sharing((Coalition(members, mixes, bound=0.0, short=False, ending=Ending.NOTHING_FOUND),))
+
+
+def _assemble(
+    outlook: Outlook, sharing: Sharing, troubles: Mapping[str, Trouble], left: Mapping[str, Stock], memo: Memo
+) -> FleetPlan:
+    plans: dict[str, ServicePlan] = {}
+    bounds: list[float] = []
+    for coalition in sharing.coalitions:
+        members = [outlook.prepared[name] for name in coalition.members]
+        missing = shortage(members, coalition, left, outlook.pools, outlook.limits, memo) if coalition.short else {}
+        alone = [_lower_bound(each, outlook, memo) for each in members]
+        for each, mix, bound in zip(members, coalition.replicas, alone, strict=True):
+            plans[each.service.name] = planned(each, mix, bound, missing.get(each.service.name), memo)
+        bounds.append(0.0 if coalition.short else max(coalition.bound, math.fsum(alone)))
+    for name, trouble in troubles.items():
+        each = outlook.prepared[name]
+        plans[name] = kept(each, trouble, outlook.pools, _lower_bound(each, outlook, memo), memo)
+        bounds.append(plans[name].cost_usd_per_hour)
+    return _fleet_plan([plans[name] for name in sorted(plans)], math.fsum(bounds), _status(sharing))
+
+
+def _lower_bound(each: Prepared, outlook: Outlook, memo: Memo) -> float:
+    """Proven: alone with all stock, serving everything costs no less; −∞ where that is not possible."""
+    fractional = fractional_bound(each.problem)
+    if math.isinf(fractional):
+        return -math.inf
+    return max(fractional, alone_bound(each.problem, outlook.stock, outlook.limits, memo))
+
+
+def _status(sharing: Sharing) -> SolverStatus:
+    endings = {coalition.ending for coalition in sharing.coalitions}
+    if Ending.NOTHING_FOUND in endings:
+        return SolverStatus.HEURISTIC
+    return SolverStatus.TIME_LIMIT if Ending.TIME_LIMIT in endings else SolverStatus.OPTIMAL
+
+
+def _fleet_plan(plans: Sequence[ServicePlan], lower_bound: float, status: SolverStatus) -> FleetPlan:
+    cost = math.fsum(each.cost_usd_per_hour for each in plans)
+    bound = max(0.0, min(lower_bound, cost))
+    gpus: dict[str, int] = {}
+    for each in plans:
+        for entry in each.mix:
+            gpus[entry.variant.pool] = gpus.get(entry.variant.pool, 0) + entry.gpus
+    return FleetPlan(
+        services=tuple(plans),
+        cost_usd_per_hour=cost,
+        lower_bound_usd_per_hour=bound,
+        gap=gap(cost, bound),
+        status=status,
+        gpus_by_pool=tuple(sorted(gpus.items())),
+    )
+
+
+def _known(outlook: Outlook, capacity_of: CapacityFunction) -> CapacityFunction:
+    """The same function, answering from what was worked out for the candidates where it can.
+
+    Keyed by the identity of a service's values, which live as long as the outlook does: hashing them would cost more than asking.
+    """
+    known: dict[tuple[object, ...], Capacity] = {}
+    for each in outlook.prepared.values():
+        for candidate in each.candidates.usable:
+            replica = (id(outlook.pools[candidate.variant.pool].gpu), candidate.gpus)
+            for bucket, found in zip(each.candidates.buckets, candidate.capacities, strict=True):
+                known[(*_identity(each.service), *replica, bucket.input_tokens, bucket.output_tokens)] = found
+
+    def answer(
+        *,
+        model: ModelArchitecture,
+        measurements: tuple[ThroughputPoint, ...],
+        engine: str,
+        gpu: GPUType,
+        tensor_parallel: int,
+        sizes: Sequence[tuple[int, int]],
+        objectives: Objectives,
+        max_context_tokens: int | None,
+    ) -> tuple[Capacity, ...]:
+        served = (id(model), id(measurements), id(objectives), engine, max_context_tokens, id(gpu), tensor_parallel)
+        keys = [(*served, *size) for size in sizes]
+        if all(key in known for key in keys):
+            return tuple(known[key] for key in keys)
+        return capacity_of(
+            model=model,
+            measurements=measurements,
+            engine=engine,
+            gpu=gpu,
+            tensor_parallel=tensor_parallel,
+            sizes=sizes,
+            objectives=objectives,
+            max_context_tokens=max_context_tokens,
+        )
+
+    return answer
+
+
+def _identity(service: Service) -> tuple[object, ...]:
+    values = (id(service.model), id(service.measurements), id(service.objectives))
+    return (*values, service.engine, service.max_context_tokens)
+
+
+def _melange_plan(
+    state: FleetState, outlook: Outlook, options: PlanOptions, capacity_of: CapacityFunction, memo: Memo
+) -> FleetPlan:
+    """Each service alone by Mélange's programme; what stock, caps and bounds say is not asked."""
+    plans, bounds, optimal = [], [], True
+    for name, each in outlook.prepared.items():
+        trouble = _set_aside(replace(outlook, prepared={name: each})).get(name)
+        mix = None if trouble else melange(each.problem, options.slice_factor, outlook.limits)
+        if mix is None:
+            trouble = trouble or Trouble(
+                Outcome.TIME_LIMIT, f"The solver found no plan within {options.time_limit_s:g} s"
+            )
+            plans.append(kept(each, trouble, outlook.pools, -math.inf, memo))
+            bounds.append(plans[-1].cost_usd_per_hour)
+            continue
+        optimal = optimal and mix.optimal
+        plans.append(from_split(each, mix.replicas, mix.split, fractional_bound(each.problem), None))
+        bounds.append(mix.bound)
+    status = SolverStatus.OPTIMAL if optimal else SolverStatus.TIME_LIMIT
+    fleet_plan = _fleet_plan(plans, math.fsum(bounds), status)
+    violations = check_unshared(state, fleet_plan, _known(outlook, capacity_of))
+    if violations:
+        raise UnsoundPlanError(violations)
+    return fleet_plan

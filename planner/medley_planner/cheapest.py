@@ -1,0 +1,138 @@
+"""The cheapest mixes of services that share stock, with as few changes to what runs as pays for itself.
+
+Two objectives meet here: the price, which has a lower bound worth telling, and the price with the cost of switching, which is
+what a change has to beat. Let P be the least price and run the services as they do: then
+
+- where the cheapest mix adds no replica to what runs, it costs nothing to switch to: it is the best in both respects;
+- where what runs is feasible and costs P, any other mix costs at least P and something to switch: what runs is the best.
+
+Only otherwise is the programme solved a second time, with the cost of switching.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from medley_planner.dominance import one_variant_suffices, undominated
+from medley_planner.memo import Memo
+from medley_planner.milp import Ending, Goal, Limits, Solution, solve
+from medley_planner.problem import LOAD_TOLERANCE, TIE_USD_PER_GPU_HOUR, FleetProblem, ServiceProblem
+from medley_planner.split import split
+
+
+def cheapest(problem: FleetProblem, limits: Limits, memo: Memo) -> Solution:
+    """The cheapest mixes that serve everything; `objective` is their price and `bound` a proven bound on the price alone.
+
+    Args:
+        problem: Services, of which some may run already, and the stock limits that could bind.
+        limits: Time and gap of each of the two solves.
+        memo: Keeps solutions by problem.
+    """
+    fresh = least_price(problem, limits, memo)
+    if not fresh.found or not any(any(service.running) for service in problem.services):
+        return fresh
+    if all(_adds_nothing(service, mix) for service, mix in zip(problem.services, fresh.replicas, strict=True)):
+        return fresh
+    running = tuple(service.running for service in problem.services)
+    if _price(problem, running) <= fresh.objective + _tie(problem, running) and _feasible(problem, running, memo):
+        return replace(fresh, replicas=running, objective=_price(problem, running))
+    moved = solve_pruned(problem, Goal.CHEAPEST, limits, memo)
+    if not moved.found:
+        return fresh
+    return replace(moved, objective=_price(problem, moved.replicas), bound=fresh.bound)
+
+
+def least_price(problem: FleetProblem, limits: Limits, memo: Memo) -> Solution:
+    """The cheapest mixes whatever runs, their price and its bound."""
+    fresh = FleetProblem(tuple(service.fresh() for service in problem.services), problem.stock)
+    solution = solve_pruned(fresh, Goal.CHEAPEST, limits, memo)
+    if not solution.found:
+        return solution
+    price = _price(problem, solution.replicas)
+    if solution.ending is Ending.OPTIMAL and price - solution.bound <= limits.relative_gap * price + _tie(
+        problem, solution.replicas
+    ):
+        return replace(solution, objective=price, bound=min(price, solution.bound))
+    return replace(solution, objective=price, bound=min(price, solution.bound - _tie(problem, solution.replicas)))
+
+
+def solve_pruned(
+    problem: FleetProblem, goal: Goal, limits: Limits, memo: Memo, *, least_unserved: float = 0.0
+) -> Solution:
+    """The programme without variants that no optimum needs, its solution in terms of all variants.
+
+    A dominated variant may still save replicas, if not money.
+    """
+    kept = [
+        tuple(range(len(service.variants))) if goal is Goal.FEWEST_REPLICAS else undominated(service, problem.stock)
+        for service in problem.services
+    ]
+    small = FleetProblem(
+        tuple(service.only(keep) for service, keep in zip(problem.services, kept, strict=True)), problem.stock
+    )
+    key = ("solve", small, goal, limits.relative_gap, least_unserved)
+    solution = memo.recall(key, lambda: _solve(small, goal, limits, least_unserved))
+    if not solution.found:
+        return solution
+    replicas = tuple(
+        _spread(service, keep, mix)
+        for service, keep, mix in zip(problem.services, kept, solution.replicas, strict=True)
+    )
+    return replace(solution, replicas=replicas)
+
+
+def _solve(problem: FleetProblem, goal: Goal, limits: Limits, least_unserved: float) -> Solution:
+    if (
+        goal is Goal.CHEAPEST
+        and len(problem.services) == 1
+        and len(problem.services[0].variants) == 1
+        and not problem.stock
+    ):
+        needed = one_variant_suffices(problem.services[0], 0)
+        if needed is None:
+            return Solution(Ending.INFEASIBLE)
+        price = problem.services[0].prices[0] * needed
+        return Solution(Ending.OPTIMAL, ((needed,),), objective=price, bound=price)
+    return solve(problem, goal, limits, least_unserved=least_unserved)
+
+
+def _spread(service: ServiceProblem, kept: tuple[int, ...], mix: tuple[int, ...]) -> tuple[int, ...]:
+    counts = dict(zip(kept, mix, strict=True))
+    return tuple(counts.get(v, 0) for v in range(len(service.variants)))
+
+
+def _price(problem: FleetProblem, replicas: tuple[tuple[int, ...], ...]) -> float:
+    return sum(service.cost(mix) for service, mix in zip(problem.services, replicas, strict=True))
+
+
+def _tie(problem: FleetProblem, replicas: tuple[tuple[int, ...], ...]) -> float:
+    """What the tie-break adds to the objective of these mixes."""
+    return TIE_USD_PER_GPU_HOUR * sum(
+        gpus * count
+        for service, mix in zip(problem.services, replicas, strict=True)
+        for gpus, count in zip(service.gpus, mix, strict=True)
+    )
+
+
+def _adds_nothing(service: ServiceProblem, mix: tuple[int, ...]) -> bool:
+    return all(count <= runs for count, runs in zip(mix, service.running, strict=True))
+
+
+def _feasible(problem: FleetProblem, replicas: tuple[tuple[int, ...], ...], memo: Memo) -> bool:
+    pairs = list(zip(problem.services, replicas, strict=True))
+    if any(sum(limit.used_by(service, mix) for service, mix in pairs) > limit.gpus for limit in problem.stock):
+        return False
+    return all(within_bounds(service, mix) and split(service, mix, memo).serves_all for service, mix in pairs)
+
+
+def within_bounds(service: ServiceProblem, mix: tuple[int, ...]) -> bool:
+    """Whether a mix keeps the service's cap and bounds on replicas."""
+    if service.cost_cap is not None and service.cost(mix) > service.cost_cap + LOAD_TOLERANCE:
+        return False
+    if sum(mix) < service.replicas_min or (service.replicas_max is not None and sum(mix) > service.replicas_max):
+        return False
+    for bounds in service.pool_bounds:
+        here = sum(count for variant, count in zip(service.variants, mix, strict=True) if variant.pool == bounds.pool)
+        if here < bounds.minimum or (bounds.maximum is not None and here > bounds.maximum):
+            return False
+    return True

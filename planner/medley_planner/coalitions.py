@@ -1,0 +1,175 @@
+"""Sharing stock between services without solving for all of them at once.
+
+Each service alone, with all the stock, is a small programme. Their optima together are the joint optimum *if they fit*:
+whatever the services do jointly, none pays less than alone, so the sum of what they pay alone is a lower bound on the joint cost,
+and a joint plan that attains it is optimal.
+
+Where they do not fit, only the services on an over-subscribed pool have to be solved jointly. Such a coalition is again
+given all the stock, and the same argument holds with coalitions in the place of services: if all of them fit together,
+that is the joint optimum; if not, those that meet on an over-subscribed pool join and are solved again.
+Coalitions only grow, so this ends, at the latest with all services in one.
+
+Where a coalition cannot be served even by all the stock, it leaves the least demand unserved, and of the ways to do that takes the
+cheapest. The argument holds for the pair (unserved, price) in lexicographic order: the others serve everything, and alone the
+coalition cannot serve more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from medley_planner.cheapest import cheapest, least_price, solve_pruned
+from medley_planner.fleet import Stock
+from medley_planner.greedy import greedy
+from medley_planner.memo import Memo
+from medley_planner.milp import Ending, Goal, Limits, Solution
+from medley_planner.problem import FleetProblem, ServiceProblem, stock_limits
+
+_UNSERVED_TOLERANCE = 1e-7
+
+
+@dataclass(frozen=True)
+class Coalition:
+    """Services that were solved together.
+
+    Args:
+        members: Their names, sorted.
+        replicas: n[v] of each member.
+        bound: Proven bound on what they cost together, USD per hour.
+        short: Stock does not suffice to serve everything.
+        ending: How the solver ended; NOTHING_FOUND where the greedy plan is used.
+    """
+
+    members: tuple[str, ...]
+    replicas: tuple[tuple[int, ...], ...]
+    bound: float
+    short: bool
+    ending: Ending
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """A plan of all services within the shared stock."""
+
+    coalitions: tuple[Coalition, ...]
+
+    @property
+    def mixes(self) -> dict[str, tuple[int, ...]]:
+        """n[v] by service."""
+        return {
+            name: mix
+            for coalition in self.coalitions
+            for name, mix in zip(coalition.members, coalition.replicas, strict=True)
+        }
+
+
+def share(services: Mapping[str, ServiceProblem], stock: Mapping[str, Stock], limits: Limits, memo: Memo) -> Sharing:
+    """The cheapest mixes of all services together under the shared stock.
+
+    Args:
+        services: Problems by name.
+        stock: What the services may use together, by pool.
+        limits: Gap, and time for all solves together.
+        memo: Keeps solutions by problem.
+    """
+    budget = _Budget(limits)
+    coalitions = [_solve((name,), services, stock, budget, memo) for name in sorted(services)]
+    while True:
+        crowded = _crowded_pools(coalitions, services, stock)
+        merged = _merge(coalitions, crowded, services)
+        if merged is None:
+            return Sharing(tuple(sorted(coalitions, key=lambda coalition: coalition.members)))
+        solved = {coalition.members: coalition for coalition in coalitions}
+        coalitions = [solved.get(members) or _solve(members, services, stock, budget, memo) for members in merged]
+
+
+class _Budget:
+    """The solver's time that is left; counted by the solver's own clock, since the planner has none."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._spent_s = 0.0
+
+    def limits(self) -> Limits:
+        return replace(self._limits, time_limit_s=max(0.05, self._limits.time_limit_s - self._spent_s))
+
+    def spend(self, solution: Solution) -> Solution:
+        self._spent_s += solution.seconds
+        return solution
+
+
+def _solve(
+    members: tuple[str, ...],
+    services: Mapping[str, ServiceProblem],
+    stock: Mapping[str, Stock],
+    budget: _Budget,
+    memo: Memo,
+) -> Coalition:
+    problems = tuple(services[name] for name in members)
+    problem = FleetProblem(problems, stock_limits(problems, stock))
+    solution = budget.spend(cheapest(problem, budget.limits(), memo))
+    if solution.found:
+        return Coalition(members, solution.replicas, solution.bound, short=False, ending=solution.ending)
+    if solution.ending is Ending.NOTHING_FOUND:
+        mixes = greedy(problem)
+        return Coalition(members, mixes, 0.0, short=False, ending=Ending.NOTHING_FOUND)
+    return _most_served(members, problem, budget, memo)
+
+
+def _most_served(members: tuple[str, ...], problem: FleetProblem, budget: _Budget, memo: Memo) -> Coalition:
+    least = budget.spend(solve_pruned(problem, Goal.MOST_SERVED, budget.limits(), memo))
+    if least.found:
+        allowed = least.objective + _UNSERVED_TOLERANCE
+        goal = Goal.CHEAPEST_OF_MOST_SERVED
+        solution = budget.spend(solve_pruned(problem, goal, budget.limits(), memo, least_unserved=allowed))
+        if solution.found:
+            return Coalition(members, solution.replicas, 0.0, short=True, ending=solution.ending)
+    return Coalition(members, greedy(problem), 0.0, short=True, ending=Ending.NOTHING_FOUND)
+
+
+def _crowded_pools(
+    coalitions: Sequence[Coalition], services: Mapping[str, ServiceProblem], stock: Mapping[str, Stock]
+) -> set[str]:
+    """Pools of which the coalitions together take more than there is."""
+    mixes = Sharing(tuple(coalitions)).mixes
+    return {
+        limit.pool
+        for limit in stock_limits(services.values(), stock)
+        if sum(limit.used_by(services[name], mix) for name, mix in mixes.items()) > limit.gpus
+    }
+
+
+def _merge(
+    coalitions: Sequence[Coalition], crowded: set[str], services: Mapping[str, ServiceProblem]
+) -> list[tuple[str, ...]] | None:
+    """Coalitions by members, those that meet on a crowded pool joined; None where none meet."""
+    groups: list[tuple[set[str], set[str]]] = []
+    for coalition in coalitions:
+        members, pools = set(coalition.members), _pools_used(coalition, services) & crowded
+        apart = []
+        for others, theirs in groups:
+            if pools & theirs:
+                members |= others
+                pools |= theirs
+            else:
+                apart.append((others, theirs))
+        groups = [*apart, (members, pools)]
+    if len(groups) == len(coalitions):
+        return None
+    return sorted(tuple(sorted(members)) for members, _ in groups)
+
+
+def _pools_used(coalition: Coalition, services: Mapping[str, ServiceProblem]) -> set[str]:
+    return {
+        variant.pool
+        for name, mix in zip(coalition.members, coalition.replicas, strict=True)
+        for variant, count in zip(services[name].variants, mix, strict=True)
+        if count > 0
+    }
+
+
+def alone_bound(service: ServiceProblem, stock: Mapping[str, Stock], limits: Limits, memo: Memo) -> float:
+    """Proven: no mix that serves all of this service, alone with this stock, costs less; −∞ where none was found."""
+    solution = least_price(FleetProblem((service,), stock_limits((service,), stock)), limits, memo)
+    return solution.bound if solution.found else float("-inf")

@@ -1,0 +1,78 @@
+"""Variants that need not be looked at: whatever they do, another one of the problem does as well for no more money.
+
+Leaving them out does not change the cost of the optimum; it makes integer programmes small. v may go where some w ≠ v has:
+
+- *same pool, smaller replicas*: m = g[v] / g[w] replicas of w serve every bucket that one of v serves, ℓ[b][w] ≤ m·ℓ[b][v].
+  They hold the same GPUs at the same price, and smaller groups fit on nodes wherever a larger one did.
+  The count of replicas grows, so neither the service nor the pool may have an upper bound on it.
+- *another pool, no stock to share*: c[w] ≤ c[v] and ℓ[b][w] ≤ ℓ[b][v] for all b, so that replicas are swapped one for one.
+  No limit on stock may concern w, its pool no upper bound, the pool of v no lower bound.
+
+In both, v must not run: what runs costs nothing to keep, and the argument above would forget that.
+Of two variants that dominate each other, the first stays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from medley_planner.problem import LOAD_TOLERANCE, ServiceProblem, StockLimit
+
+
+def undominated(service: ServiceProblem, stock: Sequence[StockLimit]) -> tuple[int, ...]:
+    """Indices of the variants that an optimum may need."""
+    scarce = {limit.pool for limit in stock}
+    kept = list(range(len(service.variants)))
+    for v in reversed(range(len(service.variants))):
+        if service.running[v] == 0 and any(_dominates(service, w, v, scarce) for w in kept if w != v):
+            kept.remove(v)
+    return tuple(kept)
+
+
+def _dominates(service: ServiceProblem, w: int, v: int, scarce: set[str]) -> bool:
+    same_pool = service.variants[w].pool == service.variants[v].pool
+    return _as_smaller_replicas(service, w, v) if same_pool else _one_for_one(service, w, v, scarce)
+
+
+def _as_smaller_replicas(service: ServiceProblem, w: int, v: int) -> bool:
+    replicas, rest = divmod(service.gpus[v], service.gpus[w])
+    if rest or service.replicas_max is not None or _pool_maximum(service, w) is not None:
+        return False
+    return all(load[w] <= replicas * load[v] for load in service.loads)
+
+
+def _one_for_one(service: ServiceProblem, w: int, v: int, scarce: set[str]) -> bool:
+    if service.variants[w].pool in scarce or _pool_maximum(service, w) is not None or _pool_minimum(service, v) > 0:
+        return False
+    cheaper = service.prices[w] <= service.prices[v] and service.switching[w] <= service.switching[v]
+    return cheaper and all(load[w] <= load[v] for load in service.loads)
+
+
+def _pool_maximum(service: ServiceProblem, v: int) -> int | None:
+    pool = service.variants[v].pool
+    return next((bounds.maximum for bounds in service.pool_bounds if bounds.pool == pool), None)
+
+
+def _pool_minimum(service: ServiceProblem, v: int) -> int:
+    pool = service.variants[v].pool
+    return next((bounds.minimum for bounds in service.pool_bounds if bounds.pool == pool), 0)
+
+
+def one_variant_suffices(service: ServiceProblem, v: int) -> int | None:
+    """Replicas of v that serve everything within all bounds, when v is the only variant; None where none do.
+
+    Without a choice of variants, the least count is the optimum, and no solver is needed.
+    """
+    if any(load[v] == math.inf for load in service.loads):
+        return None
+    needed = max(math.ceil(math.fsum(load[v] for load in service.loads) - LOAD_TOLERANCE), service.replicas_min, 0)
+    needed = max(needed, _pool_minimum(service, v))
+    maxima = (service.replicas_max, _pool_maximum(service, v))
+    if any(maximum is not None and needed > maximum for maximum in maxima):
+        return None
+    if any(bounds.minimum > 0 and bounds.pool != service.variants[v].pool for bounds in service.pool_bounds):
+        return None
+    if service.cost_cap is not None and service.prices[v] * needed > service.cost_cap + LOAD_TOLERANCE:
+        return None
+    return needed

@@ -1,0 +1,79 @@
+"""What is missing where stock is short: which pools, and how many GPUs more would do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from medley_planner.assemble import Prepared
+from medley_planner.cheapest import solve_pruned
+from medley_planner.coalitions import Coalition
+from medley_planner.fleet import Pool, Stock
+from medley_planner.memo import Memo
+from medley_planner.milp import Goal, Limits
+from medley_planner.problem import FleetProblem, stock_limits
+from medley_planner.split import split
+from medley_planner.wording import listed, plural
+
+
+def shortage(
+    members: Sequence[Prepared],
+    coalition: Coalition,
+    stock: Mapping[str, Stock],
+    pools: Mapping[str, Pool],
+    limits: Limits,
+    memo: Memo,
+) -> dict[str, str]:
+    """By name of each member that goes short, what would help: the rest of a sentence.
+
+    Members that get all they ask for are not in it.
+    """
+    short = {each.service.name: _lacks(each, mix, memo) for each, mix in zip(members, coalition.replicas, strict=True)}
+    short = {name: lacks for name, lacks in short.items() if lacks}
+    if not short:
+        return {}
+    remedy = _remedy(members, stock, pools, limits, memo)
+    others = sorted(each.service.name for each in members)
+    return {name: f"{lacks}{_beside(name, others)}: {remedy}" for name, lacks in short.items()}
+
+
+def _lacks(each: Prepared, mix: tuple[int, ...], memo: Memo) -> str:
+    if not split(each.problem, mix, memo).serves_all:
+        return "stock is short"
+    problem = each.problem
+    by_pool: dict[str, int] = {}
+    for variant, count in zip(problem.variants, mix, strict=True):
+        by_pool[variant.pool] = by_pool.get(variant.pool, 0) + count
+    if sum(mix) < problem.replicas_min:
+        return f"stock is short of the {plural(problem.replicas_min, 'replica')} asked for at least"
+    for bounds in problem.pool_bounds:
+        if by_pool.get(bounds.pool, 0) < bounds.minimum:
+            return f"stock is short of the {plural(bounds.minimum, 'replica')} asked for in {bounds.pool} at least"
+    return ""
+
+
+def _beside(name: str, members: Sequence[str]) -> str:
+    others = [other for other in members if other != name]
+    return f" (shared with {listed(others[:3])}{' and others' if len(others) > 3 else ''})" if others else ""
+
+
+def _remedy(
+    members: Sequence[Prepared], stock: Mapping[str, Stock], pools: Mapping[str, Pool], limits: Limits, memo: Memo
+) -> str:
+    problems = tuple(each.problem for each in members)
+    within_bounds = FleetProblem(problems, stock_limits(problems, stock))
+    more = solve_pruned(within_bounds, Goal.LEAST_EXTRA_STOCK, limits, memo)
+    prefix = ""
+    if not more.found:
+        uncapped = tuple(replace(problem, cost_cap=None) for problem in problems)
+        more = solve_pruned(FleetProblem(uncapped, within_bounds.stock), Goal.LEAST_EXTRA_STOCK, limits, memo)
+        prefix = "with a higher price cap, "
+    wanted = [(pool, count) for pool, count in more.extra_gpus if count > 0]
+    if not more.found or not wanted:
+        return "more GPUs alone would not do within the bounds on replicas"
+    words = [f"{plural(count, 'GPU')} more of {pool}{_exhausted(pools[pool])}" for pool, count in wanted]
+    return f"{prefix}{listed(words)} would do"
+
+
+def _exhausted(pool: Pool) -> str:
+    return f" (exhausted: {pool.exhausted})" if pool.exhausted else ""

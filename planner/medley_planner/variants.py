@@ -1,0 +1,169 @@
+"""The ways a service may run: which pools and tensor parallel sizes, what each can serve, and why not.
+
+A variant that cannot serve a single size is no candidate but a rejection, with the reason that weighs most.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from medley_planner.capacity import Capacity
+from medley_planner.fleet import GROUP_SIZES, Objectives, Pool, Service, Variant
+from medley_planner.gpus import GPUType
+from medley_planner.memo import Memo
+from medley_planner.models import ModelArchitecture, ThroughputPoint
+from medley_planner.result import Rejection
+from medley_planner.sizes import Bucket
+
+NOT_ALLOWED = "NotAllowed"
+
+
+class CapacityFunction(Protocol):
+    """How many requests of each size one replica sustains: `capacity.capacities`, or a stand-in with its signature."""
+
+    def __call__(
+        self,
+        *,
+        model: ModelArchitecture,
+        measurements: tuple[ThroughputPoint, ...],
+        engine: str,
+        gpu: GPUType,
+        tensor_parallel: int,
+        sizes: Sequence[tuple[int, int]],
+        objectives: Objectives,
+        max_context_tokens: int | None,
+    ) -> tuple[Capacity, ...]:
+        """The capacity of one replica for requests of each (input tokens, output tokens), in the order given."""
+        ...
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A variant that can serve at least one size.
+
+    Args:
+        variant: Pool and tensor parallel size.
+        gpus: GPUs of one replica.
+        price_usd_per_hour: Price of one replica.
+        load_time_s: From asking for a replica until it serves.
+        capacities: One per bucket of the service, in their order.
+    """
+
+    variant: Variant
+    gpus: int
+    price_usd_per_hour: float
+    load_time_s: float
+    capacities: tuple[Capacity, ...]
+
+    @property
+    def source(self) -> str:
+        """Where its capacities come from; the sources of all sizes, most frequent first, where they differ."""
+        sources = [capacity.source for capacity in self.capacities if capacity.requests_per_second > 0]
+        return " and ".join(sorted(set(sources), key=lambda source: (-sources.count(source), source)))
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What a service may run on.
+
+    Args:
+        buckets: The service's request sizes.
+        usable: Sorted by variant.
+        rejected: Variants that are out whatever they cost, sorted by variant.
+    """
+
+    buckets: tuple[Bucket, ...]
+    usable: tuple[Candidate, ...]
+    rejected: tuple[Rejection, ...]
+
+    @property
+    def unserved(self) -> tuple[Bucket, ...]:
+        """Sizes that no candidate serves."""
+        return tuple(
+            bucket
+            for index, bucket in enumerate(self.buckets)
+            if not any(candidate.capacities[index].requests_per_second > 0 for candidate in self.usable)
+        )
+
+
+def candidates(service: Service, pools: Sequence[Pool], capacity_of: CapacityFunction, memo: Memo) -> Candidates:
+    """All variants of a service: the usable ones with their capacities, the others with their reasons.
+
+    Args:
+        service: The service.
+        pools: All pools of the fleet, sorted by name.
+        capacity_of: Capacity of one replica for one size.
+        memo: Keeps capacities; they depend on neither rate, price nor stock.
+    """
+    usable: list[Candidate] = []
+    rejected: list[Rejection] = []
+    for pool in pools:
+        if service.pools is not None and pool.name not in service.pools:
+            rejected.append(
+                Rejection(Variant(pool.name, 1), NOT_ALLOWED, f"{pool.name} is not among the service's pools")
+            )
+            continue
+        for size in service.tensor_parallel or tuple(k for k in GROUP_SIZES if k <= pool.gpus_per_node):
+            variant = Variant(pool.name, size)
+            if size > pool.gpus_per_node:
+                held = f"a node of {pool.name} holds {pool.gpus_per_node} GPUs, a replica of {size} does not span nodes"
+                rejected.append(Rejection(variant, NOT_ALLOWED, held))
+                continue
+            capacities = _capacities(service, pool.gpu, size, capacity_of, memo)
+            if any(capacity.requests_per_second > 0 for capacity in capacities):
+                price = pool.price_usd_per_gpu_hour * size
+                usable.append(Candidate(variant, size, price, pool.load_time_s, capacities))
+            else:
+                rejected.append(_rejection(variant, service.sizes.buckets, capacities))
+    key = _by_variant
+    return Candidates(service.sizes.buckets, tuple(sorted(usable, key=key)), tuple(sorted(rejected, key=key)))
+
+
+def _by_variant(item: Candidate | Rejection) -> Variant:
+    return item.variant
+
+
+def _capacities(
+    service: Service, gpu: GPUType, size: int, capacity_of: CapacityFunction, memo: Memo
+) -> tuple[Capacity, ...]:
+    def compute() -> tuple[Capacity, ...]:
+        return capacity_of(
+            model=service.model,
+            measurements=service.measurements,
+            engine=service.engine,
+            gpu=gpu,
+            tensor_parallel=size,
+            sizes=tuple((bucket.input_tokens, bucket.output_tokens) for bucket in service.sizes.buckets),
+            objectives=service.objectives,
+            max_context_tokens=service.max_context_tokens,
+        )
+
+    key = (
+        "capacities",
+        capacity_of,
+        service.model,
+        service.measurements,
+        service.engine,
+        gpu,
+        size,
+        service.sizes,
+        service.objectives,
+        service.max_context_tokens,
+    )
+    return memo.recall(key, compute)
+
+
+def _rejection(variant: Variant, buckets: Sequence[Bucket], capacities: Sequence[Capacity]) -> Rejection:
+    """The reason that keeps most requests away, and what it says about the most frequent size among them."""
+    weights: dict[str, list[float]] = {}
+    for bucket, capacity in zip(buckets, capacities, strict=True):
+        weights.setdefault(capacity.reason, []).append(bucket.weight)
+    reason = min(weights, key=lambda word: (-math.fsum(weights[word]), word))
+    heaviest = min(
+        (index for index, capacity in enumerate(capacities) if capacity.reason == reason),
+        key=lambda index: (-buckets[index].weight, index),
+    )
+    return Rejection(variant, reason, capacities[heaviest].detail)
