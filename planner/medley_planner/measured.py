@@ -179,18 +179,17 @@ def _interpolated(
     left, right, bottom, top = corners
     across = _share(size[0], left, right)
     up = _share(size[1], bottom, top)
-    weights = {
-        (left, bottom): (1 - across) * (1 - up),
-        (right, bottom): across * (1 - up),
-        (left, top): (1 - across) * up,
-        (right, top): across * up,
-    }
-    used = {corner: weight for corner, weight in weights.items() if weight > 0}
-    for corner in sorted(used):
+    weights = (
+        ((left, bottom), (1 - across) * (1 - up)),
+        ((right, bottom), across * (1 - up)),
+        ((left, top), (1 - across) * up),
+        ((right, top), across * up),
+    )
+    used = [(corner, weight) for corner, weight in weights if weight > 0]
+    for corner, _ in used:
         if rates[corner] == 0:
             return MeasuredRate(0.0, scaled=False, detail=_missed(corner, curves[corner], objectives))
-    log_rate = math.fsum(weight * math.log(rates[corner]) for corner, weight in sorted(used.items()))
-    return MeasuredRate(math.exp(log_rate), scaled=False)
+    return MeasuredRate(math.exp(math.fsum(weight * math.log(rates[corner]) for corner, weight in used)), scaled=False)
 
 
 def _share(value: int, start: int, end: int) -> float:
