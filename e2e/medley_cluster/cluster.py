@@ -17,6 +17,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from medley_cluster.addresses import SERVICE_PORTS, Addresses, claim_index, free_port, primary_address, release_index
 from medley_cluster.api import ApiClient
 from medley_cluster.cache import cache_root, exclusive
@@ -96,6 +98,14 @@ class Cluster:
     def prometheus_url(self) -> str | None:
         endpoints = self.endpoints
         return f"http://{endpoints.host}:{endpoints.prometheus_port}" if self.processes.get("prometheus") else None
+
+    @property
+    def operator_image(self) -> str:
+        """The name of the operator's image on the real nodes; `up` with the option `operator_image` provides it."""
+        name = self._read_state().get("operator_image")
+        if not name:
+            raise RuntimeError(f"the cluster {self.name!r} was brought up without the operator's image")
+        return str(name)
 
     @property
     def engine_control_url(self) -> str:
@@ -184,7 +194,10 @@ class Cluster:
             prometheus = pool.submit(self._start_prometheus) if options.prometheus else None
             if nodes and runtimes:
                 runtimes.result()
+                image = pool.submit(nodes.import_operator_image) if options.operator_image else None
                 nodes.start_kubelets()
+                if image:
+                    self._update_state(operator_image=image.result())
             simulation.result()
             if prometheus:
                 prometheus.result()
@@ -335,8 +348,6 @@ class Cluster:
 
     def set_engine_metrics(self, pod_address: str, **fields: Any) -> None:
         """Change what the fake engine of a simulated pod says, e.g. `running=3`, `waiting=1`, `healthy=False`."""
-        import httpx
-
         httpx.patch(
             f"{self.engine_control_url}/pods/{pod_address}", json=fields, timeout=5.0, trust_env=False
         ).raise_for_status()

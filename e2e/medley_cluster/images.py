@@ -64,14 +64,14 @@ def _write_archive(image: BinaryImage, binary: Path, target: Path) -> None:
     layer.unlink()
 
 
-def write_docker_archive(path: Path, tag: str, layers: Sequence[Path], entrypoint: Sequence[str], user: str) -> None:
+def write_docker_archive(path: Path, tag: str, layers: Sequence[Path], entrypoint: Sequence[str], user: str, search_path: str = "/") -> None:
     """Write layers (tar files) as an archive that containerd, podman and docker can load."""
     names = [_sha256(layer) for layer in layers]
     config = {
         "architecture": "amd64",
         "os": "linux",
         "created": "2000-01-01T00:00:00Z",
-        "config": {"Entrypoint": list(entrypoint), "User": user, "WorkingDir": "/", "Env": ["PATH=/"]},
+        "config": {"Entrypoint": list(entrypoint), "User": user, "WorkingDir": "/", "Env": [f"PATH={search_path}"]},
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{name}" for name in names]},
         "history": [{"created": "2000-01-01T00:00:00Z", "created_by": "medley_cluster"} for _ in names],
     }

@@ -24,6 +24,7 @@ class GpuModel:
 GPU_MODELS: dict[str, GpuModel] = {
     model.short_name: model
     for model in (
+        GpuModel("t4", "Tesla-T4", "turing", 15360, "g4dn.metal", 2.0, 8, 7, 5),
         GpuModel("l4", "NVIDIA-L4", "ada-lovelace", 23034, "g6.48xlarge", 2.0, 8, 8, 9),
         GpuModel("a10g", "NVIDIA-A10G", "ampere", 23028, "g5.48xlarge", 2.5, 8, 8, 6),
         GpuModel("a100", "NVIDIA-A100-SXM4-80GB", "ampere", 81920, "p4de.24xlarge", 3.0, 8, 8, 0),

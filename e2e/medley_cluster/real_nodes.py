@@ -14,6 +14,7 @@ from medley_cluster.debian import NODE, find_programs
 from medley_cluster.images import binary_image_archives
 from medley_cluster.network import why_no_network
 from medley_cluster.node_cleanup import DEVICE_PLUGINS, other_kubelet_runs, save_kernel_settings
+from medley_cluster.operator_image import operator_image
 from medley_cluster.options import ClusterOptions
 from medley_cluster.progress import Steps
 from medley_cluster.real_node import RealNode
@@ -80,6 +81,13 @@ class RealNodes:
         """Import image archives on every node; how many were missing."""
         with ThreadPoolExecutor() as pool:
             return sum(pool.map(lambda node: node.import_images(archives), self.nodes))
+
+    def import_operator_image(self) -> str:
+        """Build the operator's image if it changed and import it on every node; the image's name."""
+        image = operator_image(self._steps)
+        with self._steps.step("import the operator's image") as step:
+            step.note = "" if self.import_images([image.archive]) else "cached"
+        return image.name
 
     def start_kubelets(self) -> None:
         """kubelet and kube-proxy on every node, then the name server."""
