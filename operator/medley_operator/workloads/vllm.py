@@ -8,14 +8,10 @@ from __future__ import annotations
 
 from medley_operator.workloads.arguments import Argument
 from medley_operator.workloads.engine import EngineRuntime, Launch, lacks_bf16
+from medley_planner.memory import MEMORY_SHARE
 
 IMAGE = "vllm/vllm-openai:v0.33.0"
 IMAGE_AMD = "vllm/vllm-openai-rocm:v0.33.0"
-
-GPU_MEMORY_SHARE = 0.90
-"""Share of the GPU's memory for weights, activations and KV cache. vLLM's own default moved from 0.90 to 0.92 between
-releases; a fixed share keeps what the planner counts with, and leaves room for CUDA graphs and the driver's context,
-which are the same hundreds of megabytes on a small GPU as on a large one."""
 
 USER_ID = 2000
 """The image's user `vllm`. The image starts as root by default, but is made to run as this user."""
@@ -48,7 +44,8 @@ def arguments(launch: Launch) -> tuple[Argument, ...]:
         ("--port", str(launch.port)),
         ("--tensor-parallel-size", str(launch.tensor_parallel)),
         ("--max-model-len", str(launch.context_tokens)),
-        ("--gpu-memory-utilization", f"{GPU_MEMORY_SHARE:.2f}"),
+        # Given, because vLLM's own default moved from 0.90 to 0.92 between releases, and the plan counted with this one.
+        ("--gpu-memory-utilization", f"{MEMORY_SHARE:.2f}"),
         ("--shutdown-timeout", str(launch.drain_timeout_s)),
     ]
     if launch.revision is not None:
