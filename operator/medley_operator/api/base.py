@@ -24,9 +24,12 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
+from pydantic_core import CoreSchema, PydanticCustomError
 
 Item = TypeVar("Item")
+
+BROKEN_RULE = "broken_rule"
+"""Type of the error that tells of a broken rule; its context holds the rule's `message` and `field`."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,14 @@ class Rule:
     Args:
         cel: The condition as the API server evaluates it (`x-kubernetes-validations`); `self` is the object.
         message: What is wrong and which field to change, for people.
-        holds: The same condition in Python; None for rules that compare with the object's former state (`oldSelf`).
+        holds: The same condition in Python.
+        field: The field to blame, from the object; empty where it is the object.
     """
 
     cel: str
     message: str
-    holds: Callable[[Any], bool] | None
+    holds: Callable[[Any], bool]
+    field: str = ""
 
 
 def _whole(value: Any) -> Any:
@@ -79,9 +84,9 @@ class ApiModel(BaseModel):
 
     @model_validator(mode="after")
     def _check_rules(self) -> ApiModel:
-        broken = [rule.message for rule in self.rules if rule.holds is not None and not rule.holds(self)]
-        if broken:
-            raise ValueError("; ".join(broken))
+        for rule in self.rules:
+            if not rule.holds(self):
+                raise PydanticCustomError(BROKEN_RULE, "{message}", {"message": rule.message, "field": rule.field})
         return self
 
     def to_manifest(self) -> dict[str, Any]:
@@ -103,7 +108,9 @@ class ApiModel(BaseModel):
                 default = factory().model_dump(by_alias=True, exclude_none=True, mode="json")
                 made["properties"][field.alias or to_camel(name)]["default"] = _without_empty_lists(default)
         if cls.rules:
-            made["x-kubernetes-validations"] = [{"rule": rule.cel, "message": rule.message} for rule in cls.rules]
+            made["x-kubernetes-validations"] = [
+                {"rule": rule.cel, "message": f"{rule.field} {rule.message}".strip()} for rule in cls.rules
+            ]
         return reference
 
 

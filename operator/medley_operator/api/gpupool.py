@@ -174,7 +174,8 @@ class GPUPool(ApiModel):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel=f"size(self.metadata.name) <= 63 && self.metadata.name.matches('{DNS_LABEL}')",
-            message="metadata.name must be at most 63 lower-case letters, digits and '-': it is a label of pods",
+            message="must be at most 63 lower-case letters, digits and '-': it is a label of pods",
+            field="metadata.name",
             holds=lambda pool: len(pool.metadata.name) <= 63 and "." not in pool.metadata.name,
         ),
     )

@@ -269,8 +269,9 @@ class LLMService(ApiModel):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel=f"size(self.metadata.name) <= 63 && self.metadata.name.matches('{SERVICE_NAME}')",
-            message="metadata.name must be at most 63 lower-case letters, digits and '-', and start with a letter: "
+            message="must be at most 63 lower-case letters, digits and '-', and start with a letter: "
             "the Service has the same name",
+            field="metadata.name",
             holds=lambda service: (
                 len(service.metadata.name) <= 63
                 and "." not in service.metadata.name

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from medley_operator.api import API_VERSION
-from medley_operator.api.base import ApiModel
+from medley_operator.api.base import BROKEN_RULE, ApiModel
 from medley_operator.api.crd import RESOURCES, Schema, structural_schema
 from medley_operator.api.problems import hint
 
@@ -106,6 +106,8 @@ def path_of(text: str) -> FieldPath:
 
 def _field_error(model: type[ApiModel], detail: ErrorDetails) -> FieldError:
     path: FieldPath = tuple(part for part in detail["loc"] if part != "[key]")
+    if detail["type"] == BROKEN_RULE and detail["ctx"]["field"]:
+        path += path_of(detail["ctx"]["field"])
     return FieldError(path, _message(model, path, detail))
 
 
@@ -115,6 +117,7 @@ def _message(model: type[ApiModel], path: FieldPath, detail: ErrorDetails) -> st
     words = {
         "missing": "is required",
         "value_error": str(context.get("error")),
+        BROKEN_RULE: str(context.get("message")),
         "literal_error": f"must be {context.get('expected')}, is {shown}",
         "string_pattern_mismatch": f"{shown} does not match {context.get('pattern')}",
         "model_type": f"must be an object, is {shown}",
