@@ -114,12 +114,21 @@ class Shelf(Generic[V]):
             self._listener(self.kind, known, None)
 
     def replace(self, found: Mapping[Key, tuple[int, V | None]], version: int) -> None:
-        """Take in a list that was true at `version`: whatever is known, not newer, and not in it, is gone."""
+        """Take in a list of everything, true at `version`: whatever is known, not newer, and not in it, is gone."""
+        self.replace_some(found, version, lambda _: True)
+        self.synced = True
+
+    def replace_some(
+        self, found: Mapping[Key, tuple[int, V | None]], version: int, listed: Callable[[V], bool]
+    ) -> None:
+        """Take in a list of those for which `listed` holds."""
         for key, (item_version, view) in found.items():
             self.put(key, item_version, view)
-        for key in [key for key, known in self._views.items() if key not in found and known.version <= version]:
+        gone = [
+            key for key, known in self._views.items() if key not in found and known.version <= version and listed(known)
+        ]
+        for key in gone:
             self.remove(key, version)
-        self.synced = True
 
     def _bury(self, key: Key, version: int) -> None:
         self._deleted.pop(key, None)

@@ -118,11 +118,13 @@ class KubeClient:
         """Close all connections."""
         await self._api.close()
 
-    async def get(self, kind: Kind, name: str, namespace: str | None = None, *, timeout_s: float | None = None) -> Object:
+    async def get(
+        self, kind: Kind, name: str, namespace: str | None = None, *, timeout_s: float | None = None
+    ) -> Object:
         """One object. Raises NotFoundError where there is none."""
         return await self._call("GET", kind, kind.path(namespace, name), timeout_s=timeout_s)
 
-    async def list(
+    async def list_all(
         self, kind: Kind, namespace: str | None = None, *, label_selector: str = "", field_selector: str = ""
     ) -> tuple[list[Object], int]:
         """All objects of a kind, and the resource version at which the list was true."""
@@ -138,7 +140,7 @@ class KubeClient:
     async def pages(
         self, kind: Kind, namespace: str | None = None, *, label_selector: str = "", field_selector: str = ""
     ) -> AsyncIterator[tuple[list[Object], int]]:
-        """As `list`, page by page, so that a large cluster is never wholly in memory. All pages show the same moment."""
+        """As `list_all`, page by page, so that a large cluster is never wholly in memory. All pages show the same moment."""
         query = {"limit": str(PAGE_SIZE), "labelSelector": label_selector, "fieldSelector": field_selector}
         while True:
             page = await self._call("GET", kind, kind.path(namespace), query=query)
@@ -148,14 +150,20 @@ class KubeClient:
                 return
             query["continue"] = metadata["continue"]
 
-    async def apply(self, kind: Kind, manifest: Mapping[str, Any], *, subresource: str | None = None) -> Object:
-        """Server-side apply as the one field owner; what others own of these fields is taken over."""
+    async def apply(
+        self, kind: Kind, manifest: Mapping[str, Any], *, subresource: str | None = None, force: bool = True
+    ) -> Object:
+        """Server-side apply as the one field owner; with `force`, what others own of these fields is taken over.
+
+        Raises:
+            ConflictError: Without `force`, others own some of these fields; or the object has another uid or resource version.
+        """
         metadata = manifest["metadata"]
         return await self._call(
             "PATCH",
             kind,
             kind.path(metadata.get("namespace"), metadata["name"], subresource),
-            query={"fieldManager": FIELD_OWNER, "force": "true"},
+            query={"fieldManager": FIELD_OWNER, "force": "true" if force else "false"},
             body={"apiVersion": kind.api_version, "kind": kind.kind, **manifest},
             content_type=APPLY,
         )
@@ -268,4 +276,3 @@ def _error(what: str, code: int, content: bytes, retry_after: str | None) -> Kub
         return TemporaryError(text, code=code, reason=reason, retry_after_s=delay_s)
     kinds: dict[int, type[RefusedError]] = {404: NotFoundError, 409: ConflictError}
     return kinds.get(code, RefusedError)(text, code=code, reason=reason)
-

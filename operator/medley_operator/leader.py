@@ -83,9 +83,7 @@ class Leadership:
         settings = self._settings
         timeout_s = max(settings.retry_period_s, settings.renew_deadline_s / 2)
         try:
-            lease = await self._client.get(
-                LEASES, settings.lease_name, settings.lease_namespace, timeout_s=timeout_s
-            )
+            lease = await self._client.get(LEASES, settings.lease_name, settings.lease_namespace, timeout_s=timeout_s)
         except NotFoundError:
             self._lease = None
             return await self._write(self._client.create, None, timeout_s)

@@ -68,6 +68,8 @@ class PodView:
     """Requests for extended resources, sorted."""
     service: str = ""
     """`medley.dev/service` of a replica; empty for pods of others."""
+    pool: str = ""
+    """The GPUPool of a replica."""
     deployment: str = ""
     created_s: float = 0.0
     scheduled: bool = False
@@ -231,6 +233,7 @@ def _replica(view: PodView, raw: Object, service: str, annotations: Mapping[str,
     return replace(
         view,
         service=service,
+        pool=raw["metadata"].get("labels", {}).get(naming.LABEL_POOL, ""),
         deployment=_deployment_of(raw["metadata"]),
         created_s=seconds(raw["metadata"].get("creationTimestamp")),
         scheduled=bool(view.node),
@@ -251,7 +254,7 @@ def _replica(view: PodView, raw: Object, service: str, annotations: Mapping[str,
 def deployment_view(raw: Object) -> DeploymentView | None:
     """Project a Deployment; None for one that is not ours."""
     metadata = raw["metadata"]
-    labels, annotations = metadata.get("labels", {}), metadata.get("annotations", {})
+    labels = metadata.get("labels", {})
     if labels.get(naming.LABEL_MANAGED_BY) != naming.MANAGED_BY or naming.LABEL_SERVICE not in labels:
         return None
     owners = metadata.get("ownerReferences") or ()
@@ -261,7 +264,7 @@ def deployment_view(raw: Object) -> DeploymentView | None:
         uid=metadata["uid"],
         version=_version(raw),
         owner_uid=next((owner["uid"] for owner in owners if owner.get("controller")), ""),
-        pool=annotations.get(naming.ANNOTATION_POOL, labels.get(naming.LABEL_POOL, "")),
+        pool=labels.get(naming.LABEL_POOL, ""),
         tensor_parallel=_integer(labels.get(naming.LABEL_TENSOR_PARALLEL, "1")),
         replicas=raw.get("spec", {}).get("replicas", 1),
         generation=metadata.get("generation", 0),
@@ -307,9 +310,7 @@ def pool_view(raw: Object) -> PoolView:
         pool = GPUPool.model_validate({"metadata": metadata, "spec": raw.get("spec"), "status": raw.get("status")})
     except ValidationError as error:
         parse_error = _explain(error)
-    return PoolView(
-        metadata["name"], metadata["uid"], _version(raw), metadata.get("generation", 0), pool, parse_error
-    )
+    return PoolView(metadata["name"], metadata["uid"], _version(raw), metadata.get("generation", 0), pool, parse_error)
 
 
 def profile_view(raw: Object) -> ProfileView:

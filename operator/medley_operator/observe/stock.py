@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from medley_operator.api.gpupool import GPUPool, Toleration
+from medley_operator.api.translate import node_stock
 from medley_operator.observe.objects import NodeView, PodView
 from medley_planner.fleet import Stock
 
@@ -74,7 +75,7 @@ def _pool_stock(
         by_services += ours
         by_others += others
         usable.append(max(0, node.resources[resource] - others))
-    return PoolStock(count, allocatable, by_services, by_others, _stock(pool, usable, by_others), tuple(sorted(held)))
+    return PoolStock(count, allocatable, by_services, by_others, node_stock(pool, usable), tuple(sorted(held)))
 
 
 def _used(
@@ -91,17 +92,6 @@ def _used(
         else:
             others += gpus
     return ours, others
-
-
-def _stock(pool: GPUPool, usable: list[int], used_by_others: int) -> Stock:
-    """What nodes leave, plus as many whole nodes as `limit` allows to ask for beyond them."""
-    limit = pool.spec.limit
-    if limit is None:
-        return Stock.from_nodes(tuple(usable))
-    missing = max(0, limit - sum(usable) - used_by_others)
-    full, rest = divmod(missing, pool.spec.gpus_per_node)
-    to_come = (pool.spec.gpus_per_node,) * full + ((rest,) if rest else ())
-    return Stock.from_nodes(tuple(usable) + to_come, limit=limit)
 
 
 def selects(pool: GPUPool, node: NodeView) -> bool:

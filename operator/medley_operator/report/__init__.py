@@ -1,0 +1,1 @@
+"""What the operator tells people: statuses with conditions, and events."""
