@@ -3,7 +3,10 @@
 import itertools
 import math
 import random
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +15,8 @@ from medley_planner.gpus import GPUType, gpu_type
 from medley_planner.known_models import known_models
 from medley_planner.models import ModelArchitecture
 from medley_planner.roofline import sustained_rates
+
+REPOSITORY = Path(__file__).parents[2]
 
 LLAMA_2_7B = known_models()["meta-llama/Llama-2-7b-hf"]
 LLAMA_3_1_8B = known_models()["meta-llama/Llama-3.1-8B-Instruct"]
@@ -193,3 +198,12 @@ def test_the_ratios_between_gpus_of_melange_table_3_are_of_the_right_size():
     for gpu in ("A10G", "L4"):
         theirs = counts[gpu] / counts["A100-80GB-PCIe"]
         assert 0.7 < ours["A100-80GB-PCIe"] / ours[gpu] / theirs < 1.5, gpu
+
+
+def test_the_page_with_the_estimates_of_others_is_up_to_date():
+    command = [sys.executable, str(REPOSITORY / "benchmarks" / "capacity.py"), "--check"]
+    environment = {"PYTHONPATH": str(REPOSITORY / "planner")}
+
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+    assert (done.returncode, done.stderr) == (0, "")

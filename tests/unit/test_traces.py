@@ -10,7 +10,11 @@ import numpy as np
 import pytest
 
 from medley_planner.buckets import bucket_counts, histogram_of
+from medley_planner.fleet import Objectives
+from medley_planner.gpus import gpu_type
+from medley_planner.known_models import known_models
 from medley_planner.presets import UnknownPresetError, preset
+from medley_planner.roofline import sustained_rates
 from medley_planner.traces import Trace, TraceError, read_trace
 
 REPOSITORY = Path(__file__).parents[2]
@@ -218,6 +222,26 @@ def test_statistics_of_the_public_traces(name):
     assert [trace.output_percentile(percent) for percent in (50, 90, 99)] == pytest.approx(outputs, abs=0.6)
     assert trace.input_tokens.mean() == pytest.approx(mean_input, abs=0.5)
     assert trace.output_tokens.mean() == pytest.approx(mean_output, abs=0.5)
+
+
+@needs_traces
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_the_load_of_the_buckets_is_that_of_the_single_requests(name):
+    with gzip.open(TRACES / f"{name}.csv.gz", "rt", encoding="utf-8") as text:
+        trace = read_trace(text)
+    model, gpu = known_models()["meta-llama/Llama-3.1-8B-Instruct"], gpu_type("A100-80GB")
+
+    def seconds(sizes):
+        chunks = [sizes[start : start + 1000] for start in range(0, len(sizes), 1000)]
+        rates = [sustained_rates(model, gpu, 1, chunk, Objectives(0.08)).requests_per_second for chunk in chunks]
+        return 1 / np.concatenate(rates)
+
+    buckets = histogram_of(trace).buckets
+    weights = [bucket.weight for bucket in buckets]
+    by_buckets = np.average(seconds([(b.input_tokens, b.output_tokens) for b in buckets]), weights=weights)
+    sizes, counts = np.unique(np.stack([trace.input_tokens, trace.output_tokens], axis=1), axis=0, return_counts=True)
+
+    assert by_buckets == pytest.approx(np.average(seconds(sizes.tolist()), weights=counts), rel=0.011)
 
 
 @needs_traces
