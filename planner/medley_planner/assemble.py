@@ -34,7 +34,8 @@ def planned(
     Args:
         prepared: The service.
         counts: n[v].
-        lower_bound: Proven bound on what serving everything costs, USD per hour; infinite or negative where there is none.
+        lower_bound: Proven bound on what serving everything costs, USD per hour; infinite or negative where there is
+            none.
         shortage: Where stock is short: what is missing, as the rest of a sentence; None where nothing is.
         memo: Keeps splits.
     """
@@ -46,7 +47,7 @@ def from_split(
     prepared: Prepared, counts: Sequence[int], parts: Split, lower_bound: float, shortage: str | None
 ) -> ServicePlan:
     """The plan of a service whose mix and split were decided."""
-    service, problem = prepared.service, prepared.problem
+    service = prepared.service
     entries = tuple(_entry(prepared, v, count, parts.loads[v]) for v, count in enumerate(counts) if count > 0)
     cost = math.fsum(entry.cost_usd_per_hour for entry in entries)
     bound = lower_bound if shortage is not None else max(0.0, min(lower_bound, cost))

@@ -1,10 +1,11 @@
 """The cheapest mixes of services that share stock, with as few changes to what runs as pays for itself.
 
-Two objectives meet here: the price, which has a lower bound worth telling, and the price with the cost of switching, which is
-what a change has to beat. Let P be the least price and run the services as they do: then
+Two objectives meet here: the price, which has a lower bound worth telling, and the price with the cost of switching,
+which is what a change has to beat. Let P be the least price and run the services as they do: then
 
 - where the cheapest mix adds no replica to what runs, it costs nothing to switch to: it is the best in both respects;
-- where what runs is feasible and costs P, any other mix costs at least P and something to switch: what runs is the best.
+- where what runs is feasible and costs P, any other mix costs at least P and something to switch: what runs is the
+  best.
 
 Only otherwise is the programme solved a second time, with the cost of switching.
 """
@@ -21,7 +22,7 @@ from medley_planner.split import split
 
 
 def cheapest(problem: FleetProblem, limits: Limits, memo: Memo) -> Solution:
-    """The cheapest mixes that serve everything; `objective` is their price and `bound` a proven bound on the price alone.
+    """The cheapest mixes that serve everything; `objective` is their price, `bound` a proven bound on the price alone.
 
     Args:
         problem: Services, of which some may run already, and the stock limits that could bind.

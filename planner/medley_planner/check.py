@@ -1,7 +1,8 @@
 """Whether a plan keeps what it promises, worked out again from the fleet's own figures.
 
-Nothing of the solver, of the problem in figures or of the split is used here, only the fleet, the plan and the capacity of a replica:
-a mistake in the model cannot hide behind itself. Every plan passes here before it leaves the planner.
+Nothing of the solver, of the problem in figures or of the split is used here, only the fleet, the plan and the
+capacity of a replica: a mistake in the model cannot hide behind itself. Every plan passes here before it leaves the
+planner.
 
 Each violation names the constraint of docs/formulation.md that is broken.
 """
@@ -30,8 +31,8 @@ class Violation:
     """A constraint that does not hold.
 
     Args:
-        constraint: Its name: `demand`, `capacity`, `stock`, `cost_cap`, `replicas_min`, `replicas_max`, `pool_replicas_min`,
-            `pool_replicas_max`, `allowed`, `lower_bound` or `accounting`.
+        constraint: Its name: `demand`, `capacity`, `stock`, `cost_cap`, `replicas_min`, `replicas_max`,
+            `pool_replicas_min`, `pool_replicas_max`, `allowed`, `lower_bound` or `accounting`.
         subject: The service, or for `stock` the pool, that it concerns.
         detail: A sentence with figures.
     """

@@ -1,17 +1,17 @@
 """Sharing stock between services without solving for all of them at once.
 
 Each service alone, with all the stock, is a small programme. Their optima together are the joint optimum *if they fit*:
-whatever the services do jointly, none pays less than alone, so the sum of what they pay alone is a lower bound on the joint cost,
-and a joint plan that attains it is optimal.
+whatever the services do jointly, none pays less than alone, so the sum of what they pay alone is a lower bound on the
+joint cost, and a joint plan that attains it is optimal.
 
 Where they do not fit, only the services on an over-subscribed pool have to be solved jointly. Such a coalition is again
 given all the stock, and the same argument holds with coalitions in the place of services: if all of them fit together,
 that is the joint optimum; if not, those that meet on an over-subscribed pool join and are solved again.
 Coalitions only grow, so this ends, at the latest with all services in one.
 
-Where a coalition cannot be served even by all the stock, it leaves the least demand unserved, and of the ways to do that takes the
-cheapest. The argument holds for the pair (unserved, price) in lexicographic order: the others serve everything, and alone the
-coalition cannot serve more.
+Where a coalition cannot be served even by all the stock, it leaves the least demand unserved, and of the ways to do
+that takes the cheapest. The argument holds for the pair (unserved, price) in lexicographic order: the others serve
+everything, and alone the coalition cannot serve more.
 """
 
 from __future__ import annotations

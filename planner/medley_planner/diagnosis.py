@@ -1,7 +1,7 @@
 """Why a service cannot be planned, told apart by what would have to give way.
 
-Constraints are relaxed one after the other, in the order in which their owner can change them: the price cap, the bounds on
-replicas, the stock. The first that makes a plan possible is the reason.
+Constraints are relaxed one after the other, in the order in which their owner can change them: the price cap, the
+bounds on replicas, the stock. The first that makes a plan possible is the reason.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from medley_planner.cheapest import cheapest, least_price, solve_pruned
 from medley_planner.fleet import Service, Stock
 from medley_planner.memo import Memo
 from medley_planner.milp import Ending, Goal, Limits
-from medley_planner.problem import FleetProblem, ServiceProblem, held_stock, stock_limits
+from medley_planner.problem import FleetProblem, ServiceProblem, crowded_pools, stock_limits
 from medley_planner.result import Binding, Outcome
 from medley_planner.variants import Candidates
 from medley_planner.wording import listed, money, plural, rate
@@ -65,7 +65,7 @@ def nothing_fits(service: Service, candidates: Candidates) -> Trouble | None:
 def diagnose(
     service: Service, problem: ServiceProblem, stock: Mapping[str, Stock], limits: Limits, memo: Memo
 ) -> Trouble | None:
-    """The trouble that keeps a service from being planned even alone; None where it can be, or where only stock is short.
+    """The trouble that keeps a service from being planned even alone; None where there is none, or only stock is short.
 
     Args:
         service: The service.
@@ -84,12 +84,8 @@ def diagnose(
 
 def _fits(service: Service, stock: Mapping[str, Stock]) -> bool:
     """Whether what runs still finds its GPUs; where it does not, nothing can be kept and the stock is the trouble."""
-    held = held_stock([service.running], stock)
-    return all(variant.pool in stock for variant, count in service.running.items() if count > 0) and all(
-        sum(gpus for (other, size), gpus in held.items() if other == pool and size >= group)
-        <= stock[pool].in_groups_of(group)
-        for pool, group in held
-    )
+    pools = {variant.pool for variant, count in service.running.items() if count > 0}
+    return pools <= set(stock) and not crowded_pools(stock, [service.running])
 
 
 def _cap(

@@ -1,12 +1,13 @@
 """Variants that need not be looked at: whatever they do, another one of the problem does as well for no more money.
 
-Leaving them out does not change the cost of the optimum; it makes integer programmes small. v may go where some w ≠ v has:
+Leaving them out does not change the cost of the optimum; it makes integer programmes small. v may go where some w ≠ v
+has:
 
-- *same pool, smaller replicas*: m = g[v] / g[w] replicas of w serve every bucket that one of v serves, ℓ[b][w] ≤ m·ℓ[b][v].
-  They hold the same GPUs at the same price, and smaller groups fit on nodes wherever a larger one did.
+- *same pool, smaller replicas*: m = g[v] / g[w] replicas of w serve every bucket that one of v serves, ℓ[b][w] ≤
+  m·ℓ[b][v]. They hold the same GPUs at the same price, and smaller groups fit on nodes wherever a larger one did.
   The count of replicas grows, so neither the service nor the pool may have an upper bound on it.
-- *another pool, no stock to share*: c[w] ≤ c[v] and ℓ[b][w] ≤ ℓ[b][v] for all b, so that replicas are swapped one for one.
-  No limit on stock may concern w, its pool no upper bound, the pool of v no lower bound.
+- *another pool, no stock to share*: c[w] ≤ c[v] and ℓ[b][w] ≤ ℓ[b][v] for all b, so that replicas are swapped one for
+  one. No limit on stock may concern w, its pool no upper bound, the pool of v no lower bound.
 
 In both, v must not run: what runs costs nothing to keep, and the argument above would forget that.
 Of two variants that dominate each other, the first stays.

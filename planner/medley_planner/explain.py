@@ -7,64 +7,43 @@ The answers are small programmes of one service each; a constraint is only asked
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from medley_planner.assemble import Prepared
-from medley_planner.cheapest import least_price
+from medley_planner.binding import View, ample, binding
 from medley_planner.fleet import Pool, Stock, Variant
 from medley_planner.memo import Memo
-from medley_planner.milp import Limits, Solution
-from medley_planner.problem import FleetProblem, ServiceProblem, remaining_stock, stock_limits
-from medley_planner.result import Alternative, Binding, FleetPlan, MixEntry, Outcome, Rejection, ServicePlan
+from medley_planner.milp import Limits
+from medley_planner.problem import ServiceProblem, remaining_stock, stock_limits
+from medley_planner.result import Alternative, FleetPlan, MixEntry, Outcome, Rejection, ServicePlan
 from medley_planner.split import split
 from medley_planner.wording import counts_text, mix_text, money, percent, plural, variant_text
 
-_SAVES_USD = 0.005
-"""Differences below half a cent are not worth a sentence."""
-
-_PLENTY = 10**9
-
-
-@dataclass(frozen=True)
-class _View:
-    """One service's plan, with what it may use."""
-
-    prepared: Prepared
-    plan: ServicePlan
-    pools: Mapping[str, Pool]
-    stock: Mapping[str, Stock]
-    limits: Limits
-    memo: Memo
-
-    @property
-    def problem(self) -> ServiceProblem:
-        return self.prepared.problem
-
-    @property
-    def counts(self) -> tuple[int, ...]:
-        mix = {entry.variant: entry.replicas for entry in self.plan.mix}
-        return tuple(mix.get(variant, 0) for variant in self.problem.variants)
-
-    def best(self, problem: ServiceProblem, stock: Mapping[str, Stock]) -> Solution:
-        """The cheapest mix of another problem, whatever runs."""
-        return least_price(FleetProblem((problem,), stock_limits((problem,), stock)), self.limits, self.memo)
-
 
 def explained(
-    prepared: Mapping[str, Prepared], pools: Mapping[str, Pool], fleet_plan: FleetPlan, limits: Limits, memo: Memo
+    prepared: Mapping[str, Prepared],
+    pools: Mapping[str, Pool],
+    fleet_plan: FleetPlan,
+    limits: Limits,
+    memo: Memo,
+    *,
+    only: Collection[str] | None = None,
 ) -> FleetPlan:
-    """The plan with the explanation of every service."""
+    """The plan with the explanation of these services, or of all."""
     return replace(
         fleet_plan,
-        services=tuple(explain(prepared[each.name], pools, fleet_plan, limits, memo) for each in fleet_plan.services),
+        services=tuple(
+            explain(prepared[each.name], pools, fleet_plan, limits, memo) if only is None or each.name in only else each
+            for each in fleet_plan.services
+        ),
     )
 
 
 def explain(
     prepared: Prepared, pools: Mapping[str, Pool], fleet_plan: FleetPlan, limits: Limits, memo: Memo
 ) -> ServicePlan:
-    """The plan of one service with its binding constraints, alternatives and rejections, and the sentence rounded off."""
+    """The plan of one service with its binding constraints, alternatives and rejections, and its sentence completed."""
     its_plan = fleet_plan.service(prepared.service.name)
     others = [
         {entry.variant: entry.replicas for entry in other.mix}
@@ -72,11 +51,11 @@ def explain(
         if other.name != prepared.service.name
     ]
     stock = remaining_stock({name: pool.stock for name, pool in pools.items()}, others)
-    view = _View(prepared, its_plan, pools, stock, limits, memo)
+    view = View(prepared, its_plan, pools, stock, limits, memo)
     alternatives = tuple(_alternatives(view)) if its_plan.outcome is not Outcome.NO_GPU_FITS else ()
     explained_plan = replace(
         its_plan,
-        binding=its_plan.binding or (tuple(_binding(view)) if its_plan.outcome is Outcome.PLANNED else ()),
+        binding=its_plan.binding or (tuple(binding(view)) if its_plan.outcome is Outcome.PLANNED else ()),
         alternatives=tuple(sorted(alternatives, key=_cheapest_first)),
         rejected=tuple(sorted((*its_plan.rejected, *_not_chosen(view)), key=lambda each: each.variant)),
     )
@@ -101,7 +80,7 @@ def _against_single_type(plan: ServicePlan) -> str:
     return f"; the best single pool, {mix_text(best.mix)}, would cost {money(cost)}: {saved} saved"
 
 
-def _alternatives(view: _View) -> Iterator[Alternative]:
+def _alternatives(view: View) -> Iterator[Alternative]:
     """The best of every pool alone, and the best without each pool of the mix."""
     problem = view.problem
     used = sorted({entry.variant.pool for entry in view.plan.mix})
@@ -114,7 +93,7 @@ def _alternatives(view: _View) -> Iterator[Alternative]:
         yield _alternative(view, f"without {pool}", problem.only(elsewhere))
 
 
-def _alternative(view: _View, name: str, problem: ServiceProblem) -> Alternative:
+def _alternative(view: View, name: str, problem: ServiceProblem) -> Alternative:
     solution = view.best(problem, view.stock) if problem.variants else None
     if solution is None or not solution.found:
         return Alternative(name, (), None, None, _why_not(view, problem))
@@ -138,7 +117,7 @@ def _alternative(view: _View, name: str, problem: ServiceProblem) -> Alternative
     )
 
 
-def _why_not(view: _View, problem: ServiceProblem) -> str:
+def _why_not(view: View, problem: ServiceProblem) -> str:
     """What stands in the way: sizes, then stock, then the cap, then the bounds on replicas."""
     unserved = [b for b, load in enumerate(problem.loads) if all(each == math.inf for each in load)]
     if not problem.variants or unserved:
@@ -165,7 +144,7 @@ def _why_not(view: _View, problem: ServiceProblem) -> str:
     return "the bounds on replicas exclude it"
 
 
-def _unserved_text(view: _View, unserved: Sequence[int]) -> str:
+def _unserved_text(view: View, unserved: Sequence[int]) -> str:
     """Which sizes none of the variants serves."""
     problem = view.problem
     weights = math.fsum(problem.rates[b] for b in unserved) / math.fsum(problem.rates)
@@ -176,100 +155,10 @@ def _unserved_text(view: _View, unserved: Sequence[int]) -> str:
 
 
 def _plenty(stock: Mapping[str, Stock]) -> dict[str, Stock]:
-    return {pool: _ample(stock[pool]) for pool in stock}
+    return {pool: ample(stock[pool]) for pool in stock}
 
 
-def _ample(stock: Stock) -> Stock:
-    return Stock(dict.fromkeys(stock.gpus_in_groups_of, _PLENTY))
-
-
-def _binding(view: _View) -> Iterator[Binding]:
-    """Constraints that are tight and without which the mix would be cheaper; the demand where there are none."""
-    found = [*_binding_bounds(view), *_binding_stock(view)]
-    yield from found
-    if not found and view.plan.mix:
-        yield _binding_demand(view)
-
-
-def _binding_bounds(view: _View) -> Iterator[Binding]:
-    problem, counts = view.problem, view.counts
-    if problem.replicas_max is not None and sum(counts) == problem.replicas_max:
-        looser = replace(problem, replicas_max=None)
-        yield from _if_cheaper(
-            view, looser, "replicas_max", "maxReplicas", f"at most {plural(problem.replicas_max, 'replica')}"
-        )
-    if problem.replicas_min > 0 and sum(counts) == problem.replicas_min:
-        looser = replace(problem, replicas_min=0)
-        yield from _if_cheaper(
-            view, looser, "replicas_min", "minReplicas", f"at least {plural(problem.replicas_min, 'replica')}"
-        )
-    for index, bounds in enumerate(problem.pool_bounds):
-        here = sum(
-            count for variant, count in zip(problem.variants, counts, strict=True) if variant.pool == bounds.pool
-        )
-        for name, bound, free in (
-            ("pool_replicas_max", bounds.maximum, replace(bounds, maximum=None)),
-            ("pool_replicas_min", bounds.minimum or None, replace(bounds, minimum=0)),
-        ):
-            if bound is not None and here == bound:
-                pool_bounds = (*problem.pool_bounds[:index], free, *problem.pool_bounds[index + 1 :])
-                looser = replace(problem, pool_bounds=pool_bounds)
-                words = f"at {'most' if name.endswith('max') else 'least'} {plural(bound, 'replica')} in {bounds.pool}"
-                yield from _if_cheaper(view, looser, name, bounds.pool, words)
-
-
-def _if_cheaper(view: _View, looser: ServiceProblem, constraint: str, subject: str, words: str) -> Iterator[Binding]:
-    solution = view.best(looser, view.stock)
-    if not solution.found:
-        return
-    saved = view.plan.cost_usd_per_hour - solution.objective
-    if saved > _SAVES_USD:
-        mix = _found_text(looser, solution)
-        detail = f"{words}: without this bound, {mix} would do for {money(solution.objective)}, {money(saved)} less"
-        yield Binding(constraint, subject, detail)
-
-
-def _binding_stock(view: _View) -> Iterator[Binding]:
-    for pool in sorted({limit.pool for limit in stock_limits((view.problem,), view.stock)}):
-        solution = view.best(view.problem, {**view.stock, pool: _ample(view.stock[pool])})
-        saved = view.plan.cost_usd_per_hour - solution.objective
-        if solution.found and saved > _SAVES_USD:
-            wanted = sum(
-                gpus * count
-                for variant, gpus, count in zip(
-                    view.problem.variants, view.problem.gpus, solution.replicas[0], strict=True
-                )
-                if variant.pool == pool
-            )
-            available = view.stock[pool].gpus
-            exhausted = f" ({view.pools[pool].exhausted})" if view.pools[pool].exhausted else ""
-            detail = (
-                f"{plural(available, 'GPU')} of {pool} can be had{exhausted}: with {wanted}, "
-                f"{_found_text(view.problem, solution)} would do for {money(solution.objective)}, {money(saved)} less"
-            )
-            yield Binding("stock", pool, detail)
-
-
-def _binding_demand(view: _View) -> Binding:
-    """What the least replica less would cost in served requests."""
-    fewer = []
-    for v, count in enumerate(view.counts):
-        if count > 0:
-            counts = tuple(n - 1 if other == v else n for other, n in enumerate(view.counts))
-            fewer.append((split(view.problem, counts, view.memo).served_share, v))
-    served, v = max(fewer, key=lambda each: (each[0], -each[1]))
-    name = variant_text(view.problem.variants[v])
-    if served >= 1.0:
-        return Binding("demand", name, f"what runs is kept: one replica of {name} less would do, but saves too little")
-    return Binding("demand", name, f"one replica of {name} less would serve only {percent(served)} of the requests")
-
-
-def _found_text(problem: ServiceProblem, solution: Solution) -> str:
-    pairs = zip(problem.variants, solution.replicas[0], strict=True)
-    return counts_text((variant, count) for variant, count in pairs if count > 0)
-
-
-def _not_chosen(view: _View) -> Iterator[Rejection]:
+def _not_chosen(view: View) -> Iterator[Rejection]:
     """Usable variants that are not in the mix."""
     if view.plan.outcome is Outcome.NO_GPU_FITS:
         yield from _without_some_size(view)
@@ -292,7 +181,7 @@ def _not_chosen(view: _View) -> Iterator[Rejection]:
             yield Rejection(variant, "CostsMore", _costs_more(view, v, in_mix))
 
 
-def _without_some_size(view: _View) -> Iterator[Rejection]:
+def _without_some_size(view: View) -> Iterator[Rejection]:
     """Why the usable variants do not serve the most frequent of the sizes that none serves."""
     candidates = view.prepared.candidates
     unserved = max(candidates.unserved, key=lambda bucket: (bucket.weight, bucket.input_tokens, bucket.output_tokens))
@@ -302,7 +191,7 @@ def _without_some_size(view: _View) -> Iterator[Rejection]:
         yield Rejection(candidate.variant, capacity.reason, capacity.detail)
 
 
-def _costs_more(view: _View, v: int, in_mix: set[Variant]) -> str:
+def _costs_more(view: View, v: int, in_mix: set[Variant]) -> str:
     """The size at which the variant compares best with the mix, in dollars per million requests."""
     problem = view.problem
     chosen = [other for other, variant in enumerate(problem.variants) if variant in in_mix]
@@ -323,10 +212,12 @@ def _costs_more(view: _View, v: int, in_mix: set[Variant]) -> str:
     ratio, b, here, there, other = best
     bucket = view.prepared.candidates.buckets[problem.buckets[b]]
     size = f"{bucket.input_tokens} input and {bucket.output_tokens} output tokens"
-    figures = f"{_per_million(here)} per million requests of {size}, {_per_million(there)} on {variant_text(problem.variants[other])}"
+    rival = variant_text(problem.variants[other])
+    figures = f"{_per_million(here)} per million requests of {size}, {_per_million(there)} on {rival}"
     if ratio >= 1.0:
         return f"dearer at every size: at best {figures}"
-    return f"cheaper for some sizes ({figures}), but a whole replica for {money(problem.prices[v])} does not pay for itself"
+    replica = f"a whole replica for {money(problem.prices[v])}"
+    return f"cheaper for some sizes ({figures}), but {replica} does not pay for itself"
 
 
 def _per_million(usd_per_hour_per_rps: float) -> str:

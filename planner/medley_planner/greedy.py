@@ -4,8 +4,8 @@ Used where the solver's time ended before it found anything, or what it found di
 It keeps stock, caps and upper bounds always, and serves what it can; it proves nothing.
 
 A bucket is worth what it costs at least in fractions of replicas, p[b] = min_v c[v]·ℓ[b,v].
-One more replica of v takes the unserved parts of buckets with the most worth per load p[b] / ℓ[b,v] first, until it is full (the
-fractional knapsack, which that order solves exactly). The replica with the most worth per dollar is added.
+One more replica of v takes the unserved parts of buckets with the most worth per load p[b] / ℓ[b,v] first, until it
+is full (the fractional knapsack, which that order solves exactly). The replica with the most worth per dollar is added.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@ give all of it to the variant with the least c[v]·ℓ[b,v], replicas in fractio
 
     Σ_v c[v]·n[v] ≥ Σ_v c[v]·Σ_b ℓ[b,v]·x[b,v] = Σ_b Σ_v x[b,v]·c[v]·ℓ[b,v] ≥ Σ_b min_v c[v]·ℓ[b,v]
 
-Small services need whole replicas, so their optimum lies well above it; the integer programme's own bound is then the sharper one.
+Small services need whole replicas, so their optimum lies well above it; the integer programme's own bound is then the
+sharper one.
 """
 
 from __future__ import annotations

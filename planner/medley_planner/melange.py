@@ -7,11 +7,13 @@ Each bucket is cut into `slice_factor` equal slices; a slice i goes to one GPU t
                  Σ_i A[i,j]·L[i,j] ≤ B_j        for all types j
                  A[i,j] ∈ {0, 1},  B_j ∈ ℤ≥0
 
-with L[i,j] = rate / MaxTput(j, bucket, objective) of the slice. It knows no stock, no caps, no bounds, and one service at a time.
+with L[i,j] = rate / MaxTput(j, bucket, objective) of the slice. It knows no stock, no caps, no bounds, and one
+service at a time.
 
-The slices of a bucket are alike, so only *how many* of them go to a type matters: the binaries of a bucket are added up to one
-integer A[b,j] ∈ {0 … slice_factor}. Every binary solution gives such integers and the other way round, at the same cost, and the solver
-is spared the slice_factor! equal ways to write each. `binary=True` keeps the paper's variables, to compare solving times.
+The slices of a bucket are alike, so only *how many* of them go to a type matters: the binaries of a bucket are added
+up to one integer A[b,j] ∈ {0 … slice_factor}. Every binary solution gives such integers and the other way round, at
+the same cost, and the solver is spared the slice_factor! equal ways to write each. `binary=True` keeps the paper's
+variables, to compare solving times.
 """
 
 from __future__ import annotations

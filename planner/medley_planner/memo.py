@@ -1,7 +1,8 @@
 """What a caller may keep between plans, so that an unchanged part of a fleet is not worked out again.
 
 The planner itself remembers nothing: a `Memo` is a value that the caller owns and passes in.
-Everything in it is keyed by *all* the values it was computed from, so that a plan with a memo equals the plan without one.
+Everything in it is keyed by *all* the values it was computed from, so that a plan with a memo equals the plan without
+one.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Sets: services s, request-size buckets b, variants v, pools p, replica sizes k.
 
-Data: loads ℓ[s,b,v] (replicas of v that serve bucket b of s, headroom included), prices c[v], GPUs g[v], running r[s,v],
-switching cost w[s,v] per added replica, stock S[p,k].
+Data: loads ℓ[s,b,v] (replicas of v that serve bucket b of s, headroom included), prices c[v], GPUs g[v], running
+r[s,v], switching cost w[s,v] per added replica, stock S[p,k].
 
 Variables: replicas n[s,v] ∈ ℤ≥0, shares x[s,b,v] ≥ 0, added replicas a[s,v] ≥ 0.
 
@@ -18,8 +18,8 @@ Variables: replicas n[s,v] ∈ ℤ≥0, shares x[s,b,v] ≥ 0, added replicas a[
 `added` linearises max(0, n − r): w ≥ 0 pushes a down on it. ε is far below a cent and only orders mixes of equal price.
 Constraints carry these names in the model; docs/formulation.md derives them.
 
-The same model with other objectives answers the questions around it (`Goal`): what is the most that can be served, which
-stock is missing, how few replicas would do.
+The same model with other objectives answers the questions around it (`Goal`): what is the most that can be served,
+which stock is missing, how few replicas would do.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Goal(enum.Enum):
     MOST_SERVED = "most served"
     """Mixes that leave the least demand unserved, in requests per second; lower bounds on replicas do not count."""
     CHEAPEST_OF_MOST_SERVED = "cheapest of most served"
-    """Among those that serve as much as `least_unserved` allows: lower bounds kept as far as stock allows, then the cheapest."""
+    """Of those that leave no more than `least_unserved`: lower bounds kept as stock allows, then the cheapest."""
     LEAST_EXTRA_STOCK = "least extra stock"
     """Mixes that serve everything with GPUs beyond the stock, as few dollars' worth as possible."""
     FEWEST_REPLICAS = "fewest replicas"

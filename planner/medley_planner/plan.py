@@ -1,7 +1,7 @@
 """The plan of a whole fleet: services, pools and what runs today in; an integer mix per service with its reasons out.
 
-    validate → candidates and their capacities → who cannot be planned and keeps what runs → all others together under the stock
-    that is left → an independent check → what other fleets would cost
+    validate → candidates and their capacities → who cannot be planned and keeps what runs → all others together under
+    the stock that is left → an independent check → what other fleets would cost
 
 The plan is a function of its arguments: the same fleet, in any order, gives the same plan
 (as long as the solver ends before its time limit; where it does not, the plan's status says so).
@@ -10,31 +10,29 @@ The plan is a function of its arguments: the same fleet, in any order, gives the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from medley_planner.assemble import Prepared, from_split, kept, planned
-from medley_planner.capacity import Capacity, capacities
+from medley_planner.capacity import capacities
 from medley_planner.check import Violation, check, check_unshared
 from medley_planner.coalitions import Coalition, Sharing, alone_bound, share
 from medley_planner.diagnosis import Trouble, diagnose, nothing_fits
 from medley_planner.explain import explained
-from medley_planner.fleet import FleetState, Formulation, Objectives, PlanOptions, Pool, Service, Stock
-from medley_planner.gpus import GPUType
+from medley_planner.fleet import FleetState, Formulation, PlanOptions, Pool, Stock
 from medley_planner.greedy import greedy
 from medley_planner.lower_bound import fractional_bound, gap
 from medley_planner.melange import melange
 from medley_planner.memo import Memo
 from medley_planner.milp import Ending, Limits
-from medley_planner.models import ModelArchitecture, ThroughputPoint
 from medley_planner.problem import FleetProblem, ServiceProblem, remaining_stock, service_problem, stock_limits
 from medley_planner.result import FleetPlan, Outcome, ServicePlan, SolverStatus
 from medley_planner.shortage import shortage
 from medley_planner.split import split
 from medley_planner.validation import InvalidFleetError, validate
-from medley_planner.variants import CapacityFunction, candidates
+from medley_planner.variants import CapacityFunction, Remembered, candidates
 
-__all__ = ["DEFAULT_OPTIONS", "InvalidFleetError", "UnsoundPlanError", "plan"]
+__all__ = ["DEFAULT_OPTIONS", "InvalidFleetError", "UnsoundPlanError", "explain_plan", "plan"]
 
 DEFAULT_OPTIONS = PlanOptions()
 
@@ -97,6 +95,34 @@ def plan(
     return (
         explained(outlook.prepared, outlook.pools, fleet_plan, outlook.limits, memo) if options.explain else fleet_plan
     )
+
+
+def explain_plan(
+    state: FleetState,
+    fleet_plan: FleetPlan,
+    options: PlanOptions = DEFAULT_OPTIONS,
+    *,
+    only: Collection[str] | None = None,
+    memo: Memo | None = None,
+    capacity_of: CapacityFunction = capacities,
+) -> FleetPlan:
+    """A plan made with `explain=False`, with its explanation: what `plan` gives otherwise.
+
+    Args:
+        state: The fleet that was planned.
+        fleet_plan: Its plan.
+        options: How it was planned.
+        only: Names of the services to explain; None is all.
+        memo: What earlier calls worked out.
+        capacity_of: What one replica sustains.
+
+    Raises:
+        InvalidFleetError: A value makes no sense; names the field.
+    """
+    validate(state, options)
+    memo = Memo() if memo is None else memo
+    outlook = _outlook(state, options, capacity_of, memo)
+    return explained(outlook.prepared, outlook.pools, fleet_plan, outlook.limits, memo, only=only)
 
 
 def _outlook(state: FleetState, options: PlanOptions, capacity_of: CapacityFunction, memo: Memo) -> Outlook:
@@ -182,7 +208,11 @@ def _assemble(
     bounds: list[float] = []
     for coalition in sharing.coalitions:
         members = [outlook.prepared[name] for name in coalition.members]
-        missing = shortage(members, coalition, left, outlook.pools, outlook.limits, memo) if coalition.short else {}
+        missing = (
+            shortage(members, coalition, left, pools=outlook.pools, limits=outlook.limits, memo=memo)
+            if coalition.short
+            else {}
+        )
         alone = [_lower_bound(each, outlook, memo) for each in members]
         for each, mix, bound in zip(members, coalition.replicas, alone, strict=True):
             plans[each.service.name] = planned(each, mix, bound, missing.get(each.service.name), memo)
@@ -227,49 +257,8 @@ def _fleet_plan(plans: Sequence[ServicePlan], lower_bound: float, status: Solver
 
 
 def _known(outlook: Outlook, capacity_of: CapacityFunction) -> CapacityFunction:
-    """The same function, answering from what was worked out for the candidates where it can.
-
-    Keyed by the identity of a service's values, which live as long as the outlook does: hashing them would cost more than asking.
-    """
-    known: dict[tuple[object, ...], Capacity] = {}
-    for each in outlook.prepared.values():
-        for candidate in each.candidates.usable:
-            replica = (id(outlook.pools[candidate.variant.pool].gpu), candidate.gpus)
-            for bucket, found in zip(each.candidates.buckets, candidate.capacities, strict=True):
-                known[(*_identity(each.service), *replica, bucket.input_tokens, bucket.output_tokens)] = found
-
-    def answer(
-        *,
-        model: ModelArchitecture,
-        measurements: tuple[ThroughputPoint, ...],
-        engine: str,
-        gpu: GPUType,
-        tensor_parallel: int,
-        sizes: Sequence[tuple[int, int]],
-        objectives: Objectives,
-        max_context_tokens: int | None,
-    ) -> tuple[Capacity, ...]:
-        served = (id(model), id(measurements), id(objectives), engine, max_context_tokens, id(gpu), tensor_parallel)
-        keys = [(*served, *size) for size in sizes]
-        if all(key in known for key in keys):
-            return tuple(known[key] for key in keys)
-        return capacity_of(
-            model=model,
-            measurements=measurements,
-            engine=engine,
-            gpu=gpu,
-            tensor_parallel=tensor_parallel,
-            sizes=sizes,
-            objectives=objectives,
-            max_context_tokens=max_context_tokens,
-        )
-
-    return answer
-
-
-def _identity(service: Service) -> tuple[object, ...]:
-    values = (id(service.model), id(service.measurements), id(service.objectives))
-    return (*values, service.engine, service.max_context_tokens)
+    pairs = [(each.service, each.candidates) for each in outlook.prepared.values()]
+    return Remembered(pairs, {name: pool.gpu for name, pool in outlook.pools.items()}, capacity_of)
 
 
 def _melange_plan(

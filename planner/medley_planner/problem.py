@@ -1,7 +1,7 @@
 """The planning problem in figures: replicas needed, prices, bounds and stock, and nothing of models or GPUs.
 
-Every value here is a tuple of plain numbers, so that problems compare and hash by value: two services that need the same
-are the same problem, and a solution can be kept under the problem it solves.
+Every value here is a tuple of plain numbers, so that problems compare and hash by value: two services that need the
+same are the same problem, and a solution can be kept under the problem it solves.
 
 Symbols of docs/formulation.md: service s, bucket b, variant v, group size k.
 """
@@ -80,7 +80,7 @@ class ServiceProblem:
         return math.fsum(weight * more for weight, more in zip(self.switching, added, strict=True))
 
     def useful_replicas(self, v: int) -> int:
-        """More replicas of v than this are never better: all the demand v can serve, and every lower bound on v alone."""
+        """More replicas of v than this are never better: for all the demand that v can serve, and every lower bound."""
         total = math.fsum(load[v] for load in self.loads if load[v] < math.inf)
         in_pool = (bounds.minimum for bounds in self.pool_bounds if bounds.pool == self.variants[v].pool)
         return math.ceil(total - LOAD_TOLERANCE) + max(self.replicas_min, *in_pool, 0)
@@ -175,8 +175,8 @@ def _pool_bounds(bounds: Mapping[str, ReplicaBounds]) -> tuple[PoolBounds, ...]:
 def stock_limits(services: Iterable[ServiceProblem], stock: Mapping[str, Stock]) -> tuple[StockLimit, ...]:
     """The stock constraints that could bind these services together, sorted by pool and group size.
 
-    Only sizes that some variant has need a limit: what replicas of k GPUs use together is also what those of at least j < k
-    use where there are none between, so the limit for k is the smallest one up to k.
+    Only sizes that some variant has need a limit: what replicas of k GPUs use together is also what those of at least
+    j < k use where there are none between, so the limit for k is the smallest one up to k.
     A limit that holds even if every service took all the replicas it could use is left out.
     Neither changes the solution, and services with ample stock are the same problem whatever others hold.
     """
@@ -195,7 +195,7 @@ def stock_limits(services: Iterable[ServiceProblem], stock: Mapping[str, Stock])
 
 
 def held_stock(held: Iterable[Mapping[Variant, int]], pools: Iterable[str]) -> dict[tuple[str, int], int]:
-    """GPUs that mixes hold under each stock limit: by (pool, group size k), those of replicas of at least k GPUs."""
+    """GPUs that mixes hold in these pools, by (pool, GPUs of a replica)."""
     known = set(pools)
     gpus: dict[tuple[str, int], int] = {}
     for mix in held:
@@ -217,4 +217,15 @@ def remaining_stock(stock: Mapping[str, Stock], held: Iterable[Mapping[Variant, 
             }
         )
         for pool in sorted(stock)
+    }
+
+
+def crowded_pools(stock: Mapping[str, Stock], held: Iterable[Mapping[Variant, int]]) -> set[str]:
+    """Known pools that do not hold all these mixes at once."""
+    gpus = held_stock(held, stock)
+    return {
+        pool
+        for pool, group in gpus
+        if sum(n for (p, size), n in gpus.items() if p == pool and size >= group)
+        > min(available for size, available in stock[pool].gpus_in_groups_of.items() if size <= group)
     }

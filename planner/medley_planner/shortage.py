@@ -20,13 +20,20 @@ def shortage(
     members: Sequence[Prepared],
     coalition: Coalition,
     stock: Mapping[str, Stock],
+    *,
     pools: Mapping[str, Pool],
     limits: Limits,
     memo: Memo,
 ) -> dict[str, str]:
     """By name of each member that goes short, what would help: the rest of a sentence.
 
-    Members that get all they ask for are not in it.
+    Args:
+        members: The services of a coalition.
+        coalition: What was found for them.
+        stock: What they share.
+        pools: All pools by name.
+        limits: Gap and time of a solve.
+        memo: Keeps solutions by problem.
     """
     short = {each.service.name: _lacks(each, mix, memo) for each, mix in zip(members, coalition.replicas, strict=True)}
     short = {name: lacks for name, lacks in short.items() if lacks}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 from medley_planner.fleet import GROUP_SIZES, FleetState, Objectives, PlanOptions, Pool, ReplicaBounds, Service
 
@@ -109,10 +109,9 @@ def _bounds(field: str, bounds: ReplicaBounds) -> Iterator[tuple[str, str]]:
 
 
 def _running(field: str, service: Service) -> Iterator[tuple[str, str]]:
-    running: Mapping[object, int] = dict(service.running)
-    for variant in sorted(service.running):
-        if running[variant] < 0:
-            yield f"{field}[{variant}]", f"must be at least 0, is {running[variant]}"
+    for variant, count in sorted(service.running.items()):
+        if count < 0:
+            yield f"{field}[{variant}]", f"must be at least 0, is {count}"
         if variant.tensor_parallel not in GROUP_SIZES:
             yield f"{field}[{variant}]", f"tensor_parallel must be of {GROUP_SIZES}"
 

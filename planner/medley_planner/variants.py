@@ -6,7 +6,7 @@ A variant that cannot serve a single size is no candidate but a rejection, with 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -167,3 +167,62 @@ def _rejection(variant: Variant, buckets: Sequence[Bucket], capacities: Sequence
         key=lambda index: (-buckets[index].weight, index),
     )
     return Rejection(variant, reason, capacities[heaviest].detail)
+
+
+class Remembered:
+    """A capacity function that answers from what was worked out for the candidates where it can.
+
+    Keyed by the identity of the services' values, which live as long as this does: to hash measurements for every size
+    would cost more than to work out the capacity.
+
+    Args:
+        services: Services with their candidates.
+        gpus: GPU type by pool.
+        capacity_of: Answers the rest.
+    """
+
+    def __init__(
+        self,
+        services: Iterable[tuple[Service, Candidates]],
+        gpus: Mapping[str, GPUType],
+        capacity_of: CapacityFunction,
+    ) -> None:
+        self._services = tuple(services)
+        self._capacity_of = capacity_of
+        self._known: dict[tuple[object, ...], Capacity] = {}
+        for service, found in self._services:
+            served = (id(service.model), id(service.measurements), service.engine)
+            within = (id(service.objectives), service.max_context_tokens)
+            for candidate in found.usable:
+                replica = (id(gpus[candidate.variant.pool]), candidate.gpus)
+                for bucket, capacity in zip(found.buckets, candidate.capacities, strict=True):
+                    size = (bucket.input_tokens, bucket.output_tokens)
+                    self._known[(*served, *replica, *within, size)] = capacity
+
+    def __call__(
+        self,
+        *,
+        model: ModelArchitecture,
+        measurements: tuple[ThroughputPoint, ...],
+        engine: str,
+        gpu: GPUType,
+        tensor_parallel: int,
+        sizes: Sequence[tuple[int, int]],
+        objectives: Objectives,
+        max_context_tokens: int | None,
+    ) -> tuple[Capacity, ...]:
+        """The capacity of one replica for requests of each size, in the order given."""
+        asked = (id(model), id(measurements), engine, id(gpu), tensor_parallel, id(objectives), max_context_tokens)
+        keys = [(*asked, size) for size in sizes]
+        if all(key in self._known for key in keys):
+            return tuple(self._known[key] for key in keys)
+        return self._capacity_of(
+            model=model,
+            measurements=measurements,
+            engine=engine,
+            gpu=gpu,
+            tensor_parallel=tensor_parallel,
+            sizes=sizes,
+            objectives=objectives,
+            max_context_tokens=max_context_tokens,
+        )
