@@ -112,7 +112,7 @@ def test_every_object_is_what_kubernetes_knows(helm: str, settings: list[str], v
 @pytest.mark.parametrize(
     ("setting", "field"),
     [
-        ("replicas=0", "replicas"),
+        ("replicas=-1", "replicas"),
         ("replicas=two", "replicas"),
         ("logLevel=loud", "logLevel"),
         ("logFormat=xml", "logFormat"),
