@@ -21,7 +21,7 @@
 
 {{- define "medley.serviceAccountName" -}}
 {{- if .Values.serviceAccount.create -}}
-{{- default (include "medley.operatorName" .) .Values.serviceAccount.name -}}
+{{- default (include "medley.fullname" .) .Values.serviceAccount.name -}}
 {{- else -}}
 {{- required "serviceAccount.name must be given where serviceAccount.create is false" .Values.serviceAccount.name -}}
 {{- end -}}
