@@ -18,7 +18,7 @@ import functools
 import logging
 import threading
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 import kopf
 from kubernetes.aio.client.configuration import Configuration
@@ -118,7 +118,13 @@ class ClusterWatch:
         self._register(registry, loop)
         asyncio.run(
             kopf.operator(
-                registry=registry, settings=_kopf_settings(), clusterwide=True, standalone=True, stop_flag=stop
+                registry=registry,
+                settings=_kopf_settings(),
+                # Unused without peering. Given, because kopf's own guess fails for a user id that has no name.
+                identity=cast("Any", "medley"),
+                clusterwide=True,
+                standalone=True,
+                stop_flag=stop,
             )
         )
 
