@@ -44,7 +44,7 @@ def arguments(launch: Launch) -> tuple[Argument, ...]:
         ("--port", str(launch.port)),
         ("--tensor-parallel-size", str(launch.tensor_parallel)),
         ("--max-model-len", str(launch.context_tokens)),
-        # Given, because vLLM's own default moved from 0.90 to 0.92 between releases, and the plan counted with this one.
+        # Given, because vLLM's own default moved from 0.90 to 0.92 between releases, and plans count with this one.
         ("--gpu-memory-utilization", f"{MEMORY_SHARE:.2f}"),
         ("--shutdown-timeout", str(launch.drain_timeout_s)),
     ]
