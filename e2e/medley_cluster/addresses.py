@@ -1,6 +1,6 @@
 """Which addresses a cluster uses: each cluster on the machine has an index, and subnets that follow from it.
 
-Sixteen clusters fit. The index is claimed by a lock folder that names the cluster's state folder, and given back by `down`.
+Sixteen clusters fit. The index is claimed by a file that names the cluster's state folder, and given back by `down`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ class Addresses:
 
     @property
     def bridge(self) -> str:
+        """The bridge's name."""
         return f"medley{self.index}"
 
     @property
     def node_network(self) -> ipaddress.IPv4Network:
+        """The network of the bridge."""
         return ipaddress.IPv4Network(f"10.244.{self.index * 16}.0/24")
 
     @property
@@ -41,25 +43,31 @@ class Addresses:
         return str(self.node_network[2])
 
     def node(self, number: int) -> str:
+        """The address of the real node with this number."""
         return str(self.node_network[10 + number])
 
     def node_pods(self, number: int) -> ipaddress.IPv4Network:
+        """The subnet of this real node's pods."""
         return ipaddress.IPv4Network(f"10.245.{self.index * 16 + number}.0/24")
 
     @property
     def simulated_pods(self) -> ipaddress.IPv4Network:
+        """The subnet of simulated pods."""
         return ipaddress.IPv4Network(f"10.246.{self.index * 16}.0/20")
 
     @property
     def services(self) -> ipaddress.IPv4Network:
+        """The range of cluster IPs."""
         return ipaddress.IPv4Network(f"10.247.{self.index * 16}.0/20")
 
     @property
     def dns(self) -> str:
+        """The cluster IP of the name server."""
         return str(self.services[10])
 
     @property
     def api_service(self) -> str:
+        """The cluster IP of the API server."""
         return str(self.services[1])
 
 
@@ -87,6 +95,7 @@ def claim_index(state_dir: Path) -> int:
 
 
 def release_index(state_dir: Path) -> None:
+    """Give the index of the cluster with this state folder back."""
     claims = _claims()
     if not claims.is_dir():
         return

@@ -1,4 +1,4 @@
-"""The few API calls the harness itself makes, over HTTP with the administrator's certificate: no client library is needed."""
+"""The few API calls that the harness itself makes: HTTP with the administrator's certificate, no client library."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ class ApiClient:
         self._http = httpx.Client(base_url=server, verify=context, timeout=10.0, trust_env=False)
 
     def close(self) -> None:
+        """Close the connections."""
         self._http.close()
 
     def ready(self) -> bool:
@@ -46,9 +47,11 @@ class ApiClient:
             return False
 
     def get(self, path: str, **query: str) -> Any:
+        """The object or list at a path."""
         return self._call("GET", path, query=query)
 
     def find(self, path: str) -> Any | None:
+        """The object at a path, or None where there is none."""
         response = self._http.get(path)
         return None if response.status_code == 404 else _checked(response)
 
@@ -70,21 +73,25 @@ class ApiClient:
         _checked(response)
 
     def apply_all(self, documents: str) -> None:
+        """Apply every document of a YAML text."""
         for manifest in yaml.safe_load_all(documents):
             if manifest:
                 self.apply(manifest)
 
     def patch(self, path: str, change: Mapping[str, Any]) -> Any:
+        """Change fields of an object by a strategic merge."""
         headers = {"content-type": "application/strategic-merge-patch+json"}
         return _checked(self._http.patch(path, content=json.dumps(change), headers=headers))
 
     def delete(self, path: str, grace_period_s: int | None = None) -> None:
+        """Delete the object at a path; it is fine if there is none."""
         query = {} if grace_period_s is None else {"gracePeriodSeconds": str(grace_period_s)}
         response = self._http.delete(path, params=query)
         if response.status_code != 404:
             _checked(response)
 
     def post(self, path: str, body: Mapping[str, Any]) -> Any:
+        """Post to a path, such as a subresource."""
         return _checked(self._http.post(path, json=body))
 
     def _call(self, method: str, path: str, query: Mapping[str, str]) -> Any:

@@ -57,6 +57,7 @@ class Cluster:
 
     @property
     def exists(self) -> bool:
+        """Whether it was brought up and not removed."""
         return self._state_file.exists()
 
     @property
@@ -66,14 +67,17 @@ class Cluster:
 
     @property
     def options(self) -> ClusterOptions:
+        """What it was asked to be."""
         return ClusterOptions.from_json(self._read_state()["options"])
 
     @property
     def addresses(self) -> Addresses:
+        """The networks it uses."""
         return Addresses(self._read_state()["index"])
 
     @property
     def endpoints(self) -> Endpoints:
+        """Where its parts listen."""
         return Endpoints(**self._read_state()["endpoints"])
 
     @property
@@ -83,10 +87,12 @@ class Cluster:
 
     @property
     def api_server(self) -> str:
+        """The API server's URL."""
         return self.endpoints.api_server
 
     @property
     def api(self) -> ApiClient:
+        """A client with the administrator's rights."""
         return self.control_plane.api
 
     @property
@@ -96,6 +102,7 @@ class Cluster:
 
     @property
     def prometheus_url(self) -> str | None:
+        """Prometheus' URL, or None where it does not run."""
         endpoints = self.endpoints
         return f"http://{endpoints.host}:{endpoints.prometheus_port}" if self.processes.get("prometheus") else None
 
@@ -115,26 +122,30 @@ class Cluster:
 
     @property
     def pids(self) -> dict[str, int]:
+        """The processes that run, by name."""
         return {record.name: record.pid for record in self.processes.all() if record.alive()}
 
     def log_path(self, process: str) -> Path:
+        """The log of one process."""
         return self.processes.log_path(process)
 
     @property
     def control_plane(self) -> ControlPlane:
+        """etcd, the API server and the controllers."""
         if self._control_plane is None:
             self._control_plane = ControlPlane(
-                self.state_dir,
-                go_program(CONTROL_PLANE, Steps(quiet=True)),
-                self.endpoints,
-                self.addresses,
-                self.processes,
-                self.options.audit,
+                state_dir=self.state_dir,
+                programs=go_program(CONTROL_PLANE, Steps(quiet=True)),
+                endpoints=self.endpoints,
+                addresses=self.addresses,
+                processes=self.processes,
+                audit=self.options.audit,
             )
         return self._control_plane
 
     @property
     def simulated_nodes(self) -> SimulatedNodes:
+        """The simulated nodes."""
         return SimulatedNodes(self.api, self.processes, self.state_dir)
 
     def _prometheus(self, programs: Programs | None = None) -> Prometheus:
@@ -147,6 +158,7 @@ class Cluster:
 
     @property
     def network(self) -> ClusterNetwork:
+        """Its links on this machine."""
         return ClusterNetwork(self.addresses)
 
     # --- up and down ------------------------------------------------------------------------------------------------
@@ -229,12 +241,12 @@ class Cluster:
         self._start_engine()
         control_plane = self.control_plane
         simulated.start(
-            kwok,
-            control_plane.component_kubeconfig("kwok", "medley-kwok", "system:masters"),
-            options,
-            str(addresses.simulated_pods),
-            addresses.simulation if self.has_network else endpoints.host,
-            None if self.has_network else endpoints.host,
+            kwok=kwok,
+            kubeconfig=control_plane.component_kubeconfig("kwok", "medley-kwok", "system:masters"),
+            options=options,
+            pod_network=str(addresses.simulated_pods),
+            node_address=addresses.simulation if self.has_network else endpoints.host,
+            fixed_pod_address=None if self.has_network else endpoints.host,
         )
         simulated.add(options.pools)
         wanted = set(simulated.names())
@@ -299,12 +311,15 @@ class Cluster:
 
     @property
     def kubectl_command(self) -> list[str]:
+        """kubectl with its kubeconfig: append arguments."""
         return [str(self.control_plane.programs / "kubectl"), f"--kubeconfig={self.kubeconfig}"]
 
     def get_json(self, *arguments: str) -> Any:
+        """What `kubectl get … -o json` says."""
         return json.loads(self.kubectl("get", *arguments, "-o", "json"))
 
     def ready_nodes(self) -> set[str]:
+        """The names of the nodes that are Ready."""
         ready = set()
         for node in self.api.get("/api/v1/nodes")["items"]:
             for condition in node.get("status", {}).get("conditions", []):
@@ -313,12 +328,15 @@ class Cluster:
         return ready
 
     def restart_etcd(self) -> None:
+        """Kill etcd, start it again and wait until the API serves."""
         self.control_plane.restart_etcd()
 
     def stop_apiserver(self) -> None:
+        """Kill the API server."""
         self.control_plane.stop_apiserver()
 
     def start_apiserver(self) -> None:
+        """Start the API server again and wait until it is ready."""
         self.control_plane.start_apiserver()
 
     def stop_prometheus(self) -> None:
@@ -336,10 +354,11 @@ class Cluster:
     def add_gpu_nodes(
         self, gpu: str, count: int, gpus_per_node: int | None = None, zone: str | None = None
     ) -> list[str]:
-        """Add simulated nodes of a GPU type (l4, a10g, a100, h100); their names. They are Ready within about a second."""
+        """Add simulated nodes of a GPU type (l4, a10g, a100, h100, t4); their names. They are Ready within a second."""
         return self.simulated_nodes.extend(gpu, count, gpus_per_node, zone)
 
     def remove_nodes(self, *names: str) -> None:
+        """Take simulated nodes away, with the pods on them."""
         self.simulated_nodes.remove(names)
 
     def fail_nodes(self, *names: str, reason: str | None = "SimulatedFailure") -> None:
@@ -361,9 +380,9 @@ class Cluster:
         answer = self.api.post(url, {**body, "spec": {"expirationSeconds": lifetime_s}})
         return write_kubeconfig(
             path or self.state_dir / "config" / f"{namespace}-{service_account}.kubeconfig",
-            self.api_server,
-            self.control_plane.authority.certificate,
-            f"{namespace}/{service_account}",
+            server=self.api_server,
+            authority=self.control_plane.authority.certificate,
+            user=f"{namespace}/{service_account}",
             token=answer["status"]["token"],
             namespace=namespace,
         )

@@ -7,7 +7,7 @@ from medley_cluster.images import COREDNS_IMAGE
 
 DNS_DEPLOYMENT = "coredns"
 
-# Names outside the cluster get a quick "no such name": nodes have no way out, and a time-out would slow every typo down.
+# Names outside the cluster get a quick "no such name": nodes have no way out, and a time-out would slow typos down.
 _MANIFESTS = """
 apiVersion: v1
 kind: ServiceAccount
@@ -31,7 +31,7 @@ kind: ConfigMap
 metadata: {name: coredns, namespace: kube-system}
 data:
   Corefile: |
-    .:5353 {
+    cluster.local:5353 in-addr.arpa:5353 {
         errors
         health :8080
         ready :8181
@@ -40,7 +40,9 @@ data:
         }
         cache 5
         loadbalance
-        template ANY ANY . {
+    }
+    .:5353 {
+        template ANY ANY {
             rcode NXDOMAIN
         }
     }

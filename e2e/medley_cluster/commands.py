@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from medley_cluster.cluster import DEFAULT_NAME, Cluster, cluster_names
+from medley_cluster.debian import IMAGE_BUILDER, NODE, PROMETHEUS, find_programs
+from medley_cluster.operator_image import operator_image
 from medley_cluster.options import DEFAULT_POOLS, GPU_MODELS, ClusterOptions, SimulatedPool
 from medley_cluster.progress import Steps
 from medley_cluster.toolchain import GO_PROGRAMS, ToolError, find_helm, go_program
@@ -67,7 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     command("status", _status, "show a cluster")
     command("list", _list, "name the clusters on this machine")
     command("down", _down, "remove every trace of a cluster")
-    command("build-tools", _build_tools, "find or build every tool, and fill the cache")
+    build = command("build-tools", _build_tools, "find or build every tool, and fill the cache")
+    build.add_argument("--operator-image", action="store_true", help="and build the operator's image")
     return parser
 
 
@@ -112,7 +115,17 @@ def _down(options: argparse.Namespace, steps: Steps) -> dict[str, Any]:
 
 def _build_tools(options: argparse.Namespace, steps: Steps) -> dict[str, Any]:
     tools = {program.name: str(go_program(program, steps)) for program in GO_PROGRAMS}
-    return {"tools": {**tools, "helm": str(find_helm(steps))}}
+    tools["helm"] = str(find_helm(steps))
+    for group in (NODE, PROMETHEUS, IMAGE_BUILDER):
+        try:
+            programs = find_programs(group, steps)
+        except ToolError as error:
+            steps.skip(group.name, str(error))
+        else:
+            tools[group.name] = str(programs.prefix or "on PATH")
+    if options.operator_image:
+        tools["operator image"] = str(operator_image(steps).archive)
+    return {"tools": tools}
 
 
 def _kubectl(words: list[str]) -> int:

@@ -1,7 +1,7 @@
 """etcd, kube-apiserver, kube-controller-manager and kube-scheduler as processes of their own, tuned for tests.
 
-Tuned means: nothing is synced to disk, failures are noticed in seconds and retried soon. Semantics stay those of a real cluster:
-RBAC and node authorization, admission with PodSecurity and NodeRestriction.
+Tuned means: nothing is synced to disk, failures are noticed in seconds and retried soon.
+Semantics stay those of a real cluster: RBAC and node authorization, admission with PodSecurity and NodeRestriction.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from medley_cluster.addresses import Addresses
 from medley_cluster.api import ApiClient
+from medley_cluster.files import write_yaml
 from medley_cluster.kubeconfig import write_kubeconfig
 from medley_cluster.pki import CertificateAuthority
 from medley_cluster.processes import ProcessTable
@@ -66,10 +65,12 @@ class Endpoints:
 
     @property
     def api_server(self) -> str:
+        """The API server's URL."""
         return f"https://{self.host}:{self.api_port}"
 
     @property
     def etcd(self) -> str:
+        """etcd's URL."""
         return f"https://{self.host}:{self.etcd_port}"
 
 
@@ -78,6 +79,7 @@ class ControlPlane:
 
     def __init__(
         self,
+        *,
         state_dir: Path,
         programs: Path,
         endpoints: Endpoints,
@@ -96,6 +98,7 @@ class ControlPlane:
 
     @property
     def kubeconfig(self) -> Path:
+        """The administrator's kubeconfig."""
         return self.state_dir / "kubeconfig"
 
     @property
@@ -111,10 +114,16 @@ class ControlPlane:
         certificate, key = self.authority.issue(name, user, group)
         path = self.state_dir / "config" / f"{name}.kubeconfig"
         return write_kubeconfig(
-            path, self.endpoints.api_server, self.authority.certificate, user, certificate=certificate, key=key
+            path,
+            server=self.endpoints.api_server,
+            authority=self.authority.certificate,
+            user=user,
+            certificate=certificate,
+            key=key,
         )
 
     def create_credentials(self) -> None:
+        """Certificates, keys and kubeconfigs of every part; what is there is kept."""
         self.authority.create()
         host = self.endpoints.host
         names = [host, "127.0.0.1", self._addresses.api_service, "localhost", "kubernetes", "kubernetes.default"]
@@ -128,17 +137,17 @@ class ControlPlane:
         certificate, key = self.authority.issue("admin", "medley-admin", "system:masters")
         write_kubeconfig(
             self.kubeconfig,
-            self.endpoints.api_server,
-            self.authority.certificate,
-            "medley-admin",
+            server=self.endpoints.api_server,
+            authority=self.authority.certificate,
+            user="medley-admin",
             certificate=certificate,
             key=key,
         )
-        _write_yaml(self.state_dir / "config" / "audit-policy.yaml", AUDIT_POLICY)
+        write_yaml(self.state_dir / "config" / "audit-policy.yaml", AUDIT_POLICY)
         scheduler_kubeconfig = str(self.state_dir / "config" / "scheduler.kubeconfig")
         scheduler = {**SCHEDULER_CONFIGURATION}
         scheduler["clientConnection"] = {"qps": 500, "burst": 1000, "kubeconfig": scheduler_kubeconfig}
-        _write_yaml(self.state_dir / "config" / "scheduler.yaml", scheduler)
+        write_yaml(self.state_dir / "config" / "scheduler.yaml", scheduler)
 
     def start(self) -> None:
         """Start everything and wait until the API server is ready. Parts wait for each other by themselves."""
@@ -149,21 +158,26 @@ class ControlPlane:
         self._processes.start("kube-scheduler", self._scheduler_command())
 
     def start_etcd(self) -> None:
+        """Start etcd unless it runs."""
         self._processes.start("etcd", self._etcd_command())
 
     def start_apiserver(self) -> None:
+        """Start the API server unless it runs, and wait until it is ready."""
         self._processes.start("kube-apiserver", self._apiserver_command())
         self._wait_for_api_server()
 
     def stop_apiserver(self) -> None:
-        self._processes.stop("kube-apiserver", grace_s=3.0)
+        """Kill it, as a crash does; everything else keeps running."""
+        self._processes.stop("kube-apiserver", kill=True)
 
     def restart_etcd(self) -> None:
-        self._processes.stop("etcd", grace_s=5.0)
+        """Kill etcd, start it on the same data, and wait until the API server serves again."""
+        self._processes.stop("etcd", kill=True)
         self.start_etcd()
         self._wait_for_api_server()
 
     def close(self) -> None:
+        """Close the connections to the API server."""
         if self._api is not None:
             self._api.close()
             self._api = None
@@ -272,8 +286,3 @@ class ControlPlane:
             f"--config={self.state_dir / 'config' / 'scheduler.yaml'}",
             "--secure-port=0",
         ]
-
-
-def _write_yaml(path: Path, content: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(content, sort_keys=False))

@@ -1,7 +1,8 @@
 """Programs from Debian packages without installing them: what PATH has is used, the rest is unpacked into the cache.
 
-apt resolves and downloads with lists and archives of our own, dpkg only unpacks, so the system's package database, services
-and files stay as they are. Programs from such a prefix run with PATH and LD_LIBRARY_PATH that name it.
+apt resolves and downloads with lists and archives of our own, dpkg only unpacks,
+so the system's package database, services and files stay as they are.
+Programs from such a prefix run with PATH and LD_LIBRARY_PATH that name it.
 """
 
 from __future__ import annotations

@@ -41,6 +41,7 @@ class FakeEngine:
         self.pods: dict[str, PodState] = {}
 
     def pod(self, address: str) -> PodState:
+        """The state of the pod with this address."""
         return self.pods.setdefault(address, PodState())
 
     def answer(self, address: str, method: str, path: str, body: bytes) -> tuple[int, str, bytes]:
@@ -82,6 +83,7 @@ class FakeEngine:
         return _json(200, answer)
 
     def metrics(self, pod: PodState) -> str:
+        """A pod's metrics in Prometheus' text format."""
         label = f'{{model_name="{pod.model}",engine="0"}}'
         finished = f'{{model_name="{pod.model}",engine="0",finished_reason="stop"}}'
         values = (
@@ -130,10 +132,8 @@ async def _serve_connection(
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
             request_line, _, rest = head.partition("\r\n")
             method, target, _ = request_line.split(" ", 2)
-            headers = dict(
-                (name.strip().lower(), value.strip())
-                for name, _, value in (line.partition(":") for line in rest.splitlines() if line)
-            )
+            pairs = (line.partition(":") for line in rest.splitlines() if line)
+            headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
             length = int(headers.get("content-length", "0"))
             if length > LARGEST_BODY_BYTES:
                 break
@@ -173,6 +173,7 @@ async def serve(bind: str, ports: list[int], control_host: str, control_port: in
 
 
 def main() -> None:
+    """Serve until killed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--bind", default="0.0.0.0")
     parser.add_argument("--ports", default="8000", help="comma-separated")

@@ -1,7 +1,8 @@
 """pytest fixtures: one cluster for the whole session, brought up on first use and removed at the end.
 
 Load them with `pytest_plugins = ["medley_cluster.fixtures"]`. `node_cluster` is the same cluster with real nodes.
-MEDLEY_TEST_CLUSTER=NAME uses (and keeps) a cluster that `python -m medley_cluster up --name NAME` made: quicker while developing.
+MEDLEY_TEST_CLUSTER=NAME uses (and keeps) a cluster that `python -m medley_cluster up --name NAME` made:
+quicker while developing.
 """
 
 from __future__ import annotations

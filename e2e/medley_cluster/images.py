@@ -60,11 +60,13 @@ def _write_archive(image: BinaryImage, binary: Path, target: Path) -> None:
         info.size, info.mode, info.mtime = binary.stat().st_size, 0o755, EPOCH_S
         with binary.open("rb") as content:
             tar.addfile(info, content)
-    write_docker_archive(target / "image.tar", image.tag, [layer], [f"/{image.program.name}"], image.user)
+    write_docker_archive(target / "image.tar", image.tag, [layer], [f"/{image.program.name}"], user=image.user)
     layer.unlink()
 
 
-def write_docker_archive(path: Path, tag: str, layers: Sequence[Path], entrypoint: Sequence[str], user: str, search_path: str = "/") -> None:
+def write_docker_archive(
+    path: Path, tag: str, layers: Sequence[Path], entrypoint: Sequence[str], *, user: str, search_path: str = "/"
+) -> None:
     """Write layers (tar files) as an archive that containerd, podman and docker can load."""
     names = [_sha256(layer) for layer in layers]
     config = {

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import yaml
+from medley_cluster.files import write_yaml
 
 
 def write_kubeconfig(
     path: Path,
+    *,
     server: str,
     authority: Path,
     user: str,
@@ -31,7 +32,5 @@ def write_kubeconfig(
         "contexts": [{"name": "medley", "context": {"cluster": "medley", "user": user, "namespace": namespace}}],
         "current-context": "medley",
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch(mode=0o600)
-    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    write_yaml(path, content, mode=0o600)
     return path

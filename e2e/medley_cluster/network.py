@@ -1,7 +1,8 @@
 """The cluster's links: a bridge on the machine, and a network namespace for each node and for the simulated pods.
 
-All that a node does to a network (kube-proxy's tables, its pods' bridge, forwarding) happens inside its namespace and ends
-with it; on the machine itself there are only one bridge, its ports and a route for each pod subnet. No global setting is changed.
+All that a node does to a network (kube-proxy's tables, its pods' bridge, forwarding) happens inside its namespace and
+ends with it; on the machine itself there are only one bridge, its ports and a route for each pod subnet.
+No global network setting is changed.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class ClusterNetwork:
         self.addresses = addresses
 
     def namespace(self, name: str) -> str:
+        """The name of one of its namespaces: `sim`, `node0`, …."""
         return f"{self.addresses.bridge}-{name}"
 
     def inside(self, name: str) -> list[str]:
@@ -42,6 +44,7 @@ class ClusterNetwork:
         return ["nsenter", f"--net={NAMESPACES / self.namespace(name)}"]
 
     def create_bridge(self) -> None:
+        """The bridge, with the machine's own address on it."""
         bridge, addresses = self.addresses.bridge, self.addresses
         if not Path("/sys/class/net", bridge).exists():
             _ip("link", "add", bridge, "type", "bridge")

@@ -1,6 +1,6 @@
 """Taking real nodes away so that nothing is left: containers, mounts, namespaces, cgroups and the few fixed paths.
 
-It works from what is on the machine, not from what a running containerd says, so that it cleans up after a crash as well.
+It works from what is on the machine, not from what a running containerd says: it cleans up after a crash as well.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The operator's image, built from the repository's Dockerfile on this machine, without a Docker daemon.
 
-buildah builds it. Where the base image cannot be pulled, a stand-in with the same name is made of Debian packages: same
-distribution release, same Python. The archive is cached by the hash of everything that goes in; buildah's own store caches the layers, so that a
-change of our code alone takes seconds.
+buildah builds it. Where the base image cannot be pulled, a stand-in with the same name is made of Debian packages:
+same distribution release, same Python. The archive is cached by the hash of everything that goes in;
+buildah's own store caches the layers, so that a change of our code alone takes seconds.
 """
 
 from __future__ import annotations
@@ -32,7 +32,15 @@ SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 BUILD_BACKEND = "hatchling"
 _TARGET_PYTHON = "3.11"
 _PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
-_NOT_IN_STAND_IN = ("./proc/*", "./sys/*", "./dev/*", "./var/cache/*", "./var/lib/apt/lists/*", "./var/log/*", "./run/*")
+_NOT_IN_STAND_IN = (
+    "./proc/*",
+    "./sys/*",
+    "./dev/*",
+    "./var/cache/*",
+    "./var/lib/apt/lists/*",
+    "./var/log/*",
+    "./run/*",
+)
 _NOT_NEEDED = ("./usr/share/doc/*", "./usr/share/man/*", "./usr/share/locale/*", "./usr/share/info/*", "./boot/*")
 _REGISTRIES = 'unqualified-search-registries = ["docker.io"]\n'
 _TRUST = '{"default": [{"type": "insecureAcceptAnything"}]}\n'
@@ -201,7 +209,9 @@ def _debootstrap(builder: Builder, base: str, target: Path) -> None:
         excluded = [f"--exclude={pattern}" for pattern in (*_NOT_IN_STAND_IN, *_NOT_NEEDED)]
         run_checked(["tar", "--numeric-owner", "--xattrs", *excluded, "-C", str(root), "-cf", str(layer), "."])
         tag = f"docker.io/library/{base}"
-        write_docker_archive(target / "image.tar", tag, [layer], ["/usr/bin/python3"], "0:0", SYSTEM_PATH)
+        write_docker_archive(
+            target / "image.tar", tag, [layer], ["/usr/bin/python3"], user="0:0", search_path=SYSTEM_PATH
+        )
         layer.unlink()
     finally:
         for mounted in ("proc", "sys", "dev/pts", "dev"):

@@ -51,7 +51,7 @@ DEFAULT_POOLS = (SimulatedPool("l4", 3), SimulatedPool("a10g", 3), SimulatedPool
 
 @dataclass(frozen=True)
 class ClusterOptions:
-    """What to bring up. `real_nodes` and `prometheus` are left out, with a reason, where the machine cannot run them."""
+    """What to bring up; real nodes and Prometheus are left out, with a reason, where the machine cannot run them."""
 
     pools: tuple[SimulatedPool, ...] = DEFAULT_POOLS
     load_times_s: dict[str, float] = field(default_factory=dict)
@@ -63,12 +63,15 @@ class ClusterOptions:
     audit: bool = True
 
     def load_time_s(self, gpu: str) -> float:
+        """How long pods take to load on this GPU type."""
         return self.load_times_s.get(gpu, GPU_MODELS[gpu].load_time_s)
 
     def to_json(self) -> dict[str, Any]:
+        """As plain values."""
         return asdict(self)
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> ClusterOptions:
+        """From plain values."""
         pools = tuple(SimulatedPool(**pool) for pool in value.get("pools", []))
         return ClusterOptions(**{**value, "pools": pools})

@@ -19,6 +19,7 @@ class CertificateAuthority:
         self.key = folder / "ca.key"
 
     def create(self) -> None:
+        """Make the authority unless it exists."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o700)
         if not self.certificate.exists():
@@ -33,7 +34,7 @@ class CertificateAuthority:
     def issue(
         self, name: str, common_name: str, organization: str | None = None, hosts: Sequence[str] = ()
     ) -> tuple[Path, Path]:
-        """The certificate and key called `name`, for a client (a user and its group) or a server (its hosts) or both."""
+        """The certificate and key called `name`: for a client (a user and its group), a server (its hosts), or both."""
         certificate, key = self.folder / f"{name}.crt", self.folder / f"{name}.key"
         if not certificate.exists():
             subject = (f"/O={organization}" if organization else "") + f"/CN={common_name}"
@@ -46,6 +47,7 @@ class CertificateAuthority:
         return certificate, key
 
     def service_account_key(self) -> Path:
+        """The key that signs ServiceAccount tokens."""
         key = self.folder / "service-accounts.key"
         if not key.exists():
             run_checked(["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", str(key)])

@@ -1,7 +1,8 @@
 """Pod discovery for Prometheus: watches pods through the API and writes those to scrape as a file_sd file.
 
-Debian builds Prometheus without its Kubernetes discovery. This does the same job for pods, with the same label names, so that
-the relabelling rules are those that one would write for a full build. When the API server is away, the last targets stay.
+Debian builds Prometheus without its Kubernetes discovery. This does the same job for pods, with the same label names,
+so that the relabelling rules are those that one would write for a full build.
+When the API server is away, the last targets stay.
 Run as `python pod_discovery.py --server URL --authority FILE --certificate FILE --key FILE --output FILE`.
 """
 

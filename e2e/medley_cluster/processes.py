@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +16,9 @@ from pathlib import Path
 from medley_cluster.waiting import WaitTimeoutError, wait_until
 
 OWNER_VARIABLE = "MEDLEY_CLUSTER_STATE"
+
+# Children of this very process, whatever object started them: once ended, they must be waited for.
+_children: set[int] = set()
 
 
 class ProcessDiedError(RuntimeError):
@@ -43,6 +45,7 @@ class ProcessRecord:
     argv: list[str]
 
     def alive(self) -> bool:
+        """Whether it runs."""
         return start_time_ticks(self.pid) == self.start_ticks
 
 
@@ -53,48 +56,48 @@ class ProcessTable:
         self.state_dir = state_dir
         self._run_dir = state_dir / "run"
         self._log_dir = state_dir / "logs"
-        self._children: dict[int, subprocess.Popen[bytes]] = {}
 
     def log_path(self, name: str) -> Path:
+        """The log of the process with this name."""
         return self._log_dir / f"{name}.log"
 
     def get(self, name: str) -> ProcessRecord | None:
+        """The record of a process, whether it runs or not."""
         try:
             return ProcessRecord(**json.loads((self._run_dir / f"{name}.json").read_text()))
         except FileNotFoundError:
             return None
 
     def all(self) -> list[ProcessRecord]:
+        """All records."""
         return [record for path in sorted(self._run_dir.glob("*.json")) if (record := self.get(path.stem))]
 
     def alive(self, name: str) -> bool:
-        self._reap()
+        """Whether it runs."""
+        _reap()
         record = self.get(name)
         return record is not None and record.alive()
 
-    def start(
-        self, name: str, argv: Sequence[str], env: Mapping[str, str] | None = None, cwd: Path | None = None
-    ) -> ProcessRecord:
-        """Start a process in a session of its own, unless it runs already."""
+    def start(self, name: str, argv: Sequence[str], env: Mapping[str, str] | None = None) -> ProcessRecord:
+        """Start a process in a session of its own, unless it runs already. It outlives this process."""
         existing = self.get(name)
         if existing and existing.alive():
             return existing
         self._run_dir.mkdir(parents=True, exist_ok=True)
         self._log_dir.mkdir(parents=True, exist_ok=True)
+        log, flags = str(self.log_path(name)), os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        actions = [(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0), (os.POSIX_SPAWN_OPEN, 1, log, flags, 0o644)]
         environment = {**os.environ, **(env or {}), OWNER_VARIABLE: str(self.state_dir)}
-        with self.log_path(name).open("ab") as log:
-            child = subprocess.Popen(
-                list(argv),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                cwd=cwd or self.state_dir,
-                start_new_session=True,
-            )
-        self._children[child.pid] = child
-        ticks = start_time_ticks(child.pid)
-        record = ProcessRecord(name, child.pid, ticks if ticks is not None else -1, list(argv))
+        pid = os.posix_spawnp(
+            argv[0],
+            list(argv),
+            environment,
+            file_actions=[*actions, (os.POSIX_SPAWN_DUP2, 1, 2)],
+            setsid=True,
+        )
+        _children.add(pid)
+        ticks = start_time_ticks(pid)
+        record = ProcessRecord(name, pid, ticks if ticks is not None else -1, list(argv))
         temporary = self._run_dir / f".{name}.tmp"
         temporary.write_text(json.dumps(asdict(record)))
         temporary.rename(self._run_dir / f"{name}.json")
@@ -106,7 +109,7 @@ class ProcessTable:
         if record is None:
             return
         terminate([record], grace_s, kill)
-        self._reap()
+        _reap()
         (self._run_dir / f"{name}.json").unlink(missing_ok=True)
 
     def check(self, name: str) -> None:
@@ -115,6 +118,7 @@ class ProcessTable:
             raise ProcessDiedError(f"{name} has ended. {self.log_tail(name)}")
 
     def log_tail(self, name: str, lines: int = 15) -> str:
+        """The end of a log, for error messages."""
         path = self.log_path(name)
         try:
             tail = path.read_text(errors="replace").splitlines()[-lines:]
@@ -141,10 +145,11 @@ class ProcessTable:
                 found.append(ProcessRecord(Path(argv[0]).name if argv else "?", pid, ticks, argv))
         return found
 
-    def _reap(self) -> None:
-        for pid, child in list(self._children.items()):
-            if child.poll() is not None:
-                del self._children[pid]
+
+def _reap() -> None:
+    for pid in list(_children):
+        if os.waitpid(pid, os.WNOHANG)[0]:
+            _children.discard(pid)
 
 
 def terminate(records: Sequence[ProcessRecord], grace_s: float, kill: bool = False) -> None:

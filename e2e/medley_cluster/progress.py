@@ -33,6 +33,7 @@ class Step:
 
     @property
     def elapsed_s(self) -> float:
+        """How long it has run, or ran."""
         return (self.ended_s or time.monotonic()) - self.started_s
 
 
@@ -94,6 +95,7 @@ class Steps:
         self.console.print(f"[yellow]–[/yellow] {escape(what)}: skipped, {escape(why)}")
 
     def say(self, text: str) -> None:
+        """Print a line."""
         self.console.print(escape(text))
 
     def _render(self) -> Table:

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import httpx
-import yaml
 
 from medley_cluster.control_plane import ControlPlane
 from medley_cluster.debian import Programs
+from medley_cluster.files import write_yaml
 from medley_cluster.processes import ProcessTable
 from medley_cluster.waiting import wait_until
 
@@ -51,7 +51,7 @@ class Prometheus:
         self._control_plane.api.apply_all(_RBAC)
         targets = self._state_dir / "config" / "prometheus-targets.json"
         config = self._state_dir / "config" / "prometheus.yaml"
-        config.write_text(yaml.safe_dump(scrape_configuration(targets, scrape_interval_s), sort_keys=False))
+        write_yaml(config, scrape_configuration(targets, scrape_interval_s))
         self._processes.start(DISCOVERY, self._discovery_command(targets))
         command = [
             self._programs.path("prometheus"),

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from medley_cluster.api import ApiClient
 from medley_cluster.control_plane import ControlPlane
 from medley_cluster.debian import Programs
+from medley_cluster.files import write_if_changed, write_yaml
 from medley_cluster.images import PAUSE_IMAGE
 from medley_cluster.network import ClusterNetwork
 from medley_cluster.options import GPU_MODELS, ClusterOptions
@@ -106,9 +105,11 @@ class RealNode:
         self._network.create_node_namespace(self.number, nodes)
         for folder in (self.paths.folder, self.paths.runtime, self.paths.folder / "cni", self.paths.containerd_root):
             folder.mkdir(parents=True, exist_ok=True)
-        (self.paths.folder / "cni" / "10-medley.conflist").write_text(json.dumps(self._cni_configuration(), indent=2))
+        write_if_changed(
+            self.paths.folder / "cni" / "10-medley.conflist", json.dumps(self._cni_configuration(), indent=2)
+        )
         config = self.paths.folder / "containerd.toml"
-        config.write_text(self._containerd_configuration())
+        write_if_changed(config, self._containerd_configuration())
         command = [self._programs.path("containerd"), f"--config={config}", "--log-level=info"]
         self._start("containerd", command)
 
@@ -144,7 +145,7 @@ class RealNode:
         )
         serving = authority.issue(f"kubelet-{self.number}-serving", self.name, hosts=[self.address, self.name])
         config = self.paths.folder / "kubelet.yaml"
-        config.write_text(yaml.safe_dump(self._kubelet_configuration(*serving), sort_keys=False))
+        write_yaml(config, self._kubelet_configuration(*serving))
         labels = {
             **gpu_labels(GPU_MODELS[options.real_gpu], options.real_gpus_per_node),
             "medley.dev/node": "real",
@@ -177,7 +178,7 @@ class RealNode:
             "metricsBindAddress": "127.0.0.1:10249",
         }
         config = self.paths.folder / "kube-proxy.yaml"
-        config.write_text(yaml.safe_dump(configuration, sort_keys=False))
+        write_yaml(config, configuration)
         # It waits half a minute for a node without addresses: start it when the kubelet has registered its own.
         self.wait_registered()
         self._start("kube-proxy", [str(self._control_plane.programs / "kube-proxy"), f"--config={config}"])
@@ -307,7 +308,7 @@ disabled_plugins = ["io.containerd.internal.v1.restart", "io.containerd.tracing.
         }
 
     def _resolv_conf(self) -> Path:
-        """Pods that ask for the machine's resolver get one that answers nothing: they have no way out of the cluster."""
+        """Pods that ask for the machine's resolver get one that answers nothing: they have no way out."""
         path = self.paths.folder / "resolv.conf"
-        path.write_text(f"nameserver {self._network.addresses.dns}\n")
+        write_if_changed(path, f"nameserver {self._network.addresses.dns}\n")
         return path

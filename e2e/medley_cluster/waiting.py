@@ -17,6 +17,7 @@ def wait_until(
     condition: Callable[[], T | None],
     timeout_s: float,
     describe: str | Callable[[], str],
+    *,
     first_interval_s: float = 0.02,
     longest_interval_s: float = 0.5,
     tolerate: tuple[type[Exception], ...] = (),

@@ -140,7 +140,7 @@ def test_docker_archive_has_what_a_runtime_reads(tmp_path: Path) -> None:
     layer = tmp_path / "layer.tar"
     with tarfile.open(layer, "w"):
         pass
-    write_docker_archive(tmp_path / "image.tar", "example:1", [layer], ["/run"], "1:1")
+    write_docker_archive(tmp_path / "image.tar", "example:1", [layer], ["/run"], user="1:1")
     with tarfile.open(tmp_path / "image.tar") as archive:
         manifest_file = archive.extractfile("manifest.json")
         assert manifest_file
@@ -181,7 +181,7 @@ def test_discovery_keeps_annotated_pods_with_an_address(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "targets.json").read_text()) == []
 
 
-# --- the control plane and simulated nodes ------------------------------------------------------------------------------
+# --- the control plane and simulated nodes ----------------------------------------------------------------------------
 
 GATE = "medley.dev/serving"
 
@@ -281,11 +281,13 @@ def test_pod_without_room_stays_pending_until_nodes_come(cluster: Cluster, pods:
     manifest = gpu_pod("large", "a100")
     manifest["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] = "16"
     name = pods(manifest)
-    wait_until(lambda: pod_condition(cluster, name, "PodScheduled") == ("False", "Unschedulable"), 10.0, "unschedulable")
+    wait_until(
+        lambda: pod_condition(cluster, name, "PodScheduled") == ("False", "Unschedulable"), 10.0, "unschedulable"
+    )
     added = cluster.add_gpu_nodes("a100", 1, gpus_per_node=16)
     wait_until(lambda: pod_condition(cluster, name, "Ready")[0] == "True", 20.0, "Ready on the new node")
     cluster.remove_nodes(*added)
-    wait_until(lambda: not cluster.api.find(f"/api/v1/namespaces/default/pods/{name}"), 60.0, "gone with its node")
+    wait_until(lambda: not cluster.api.find(f"/api/v1/namespaces/default/pods/{name}"), 5.0, "gone with its node")
 
 
 @pytest.mark.cluster
@@ -323,7 +325,9 @@ def test_service_account_may_do_only_what_it_is_granted(cluster: Cluster) -> Non
     assert "system:serviceaccount:default:limited" in refused.stderr
     if cluster.audit_log:
         log = cluster.audit_log
-        wait_until(lambda: '"username":"system:serviceaccount:default:limited"' in log.read_text(), 5.0, "it is audited")
+        wait_until(
+            lambda: '"username":"system:serviceaccount:default:limited"' in log.read_text(), 5.0, "it is audited"
+        )
 
 
 @pytest.mark.cluster
@@ -379,7 +383,15 @@ def test_command_reports_as_json(cluster: Cluster) -> None:
 
 # --- a real node ----------------------------------------------------------------------------------------------------
 
-STAND_IN_ARGUMENTS = ["--model", "meta/llama", "--served-model-name", "chat", "--port", "8000", "--tensor-parallel-size"]
+STAND_IN_ARGUMENTS = [
+    "--model",
+    "meta/llama",
+    "--served-model-name",
+    "chat",
+    "--port",
+    "8000",
+    "--tensor-parallel-size",
+]
 STAND_IN_ARGUMENTS += ["1", "--max-model-len", "4096", "--gpu-memory-utilization", "0.9", "--inter-token-latency=5ms"]
 
 
@@ -458,7 +470,6 @@ def test_logs_name_the_flags_that_the_stand_in_ignored(node_cluster: Cluster, en
 
 @pytest.mark.node
 def test_exec_reaches_the_container(node_cluster: Cluster, engine: str) -> None:
-    assert "vllm-standin failed" in node_cluster.kubectl("exec", "stand-in", "--", "/vllmsim", check=False) or True
     done = subprocess.run(
         [*node_cluster.kubectl_command, "exec", "stand-in", "--", "/vllmsim"],
         capture_output=True,
