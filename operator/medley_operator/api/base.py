@@ -60,8 +60,8 @@ def _whole(value: Any) -> Any:
 class ApiModel(BaseModel):
     """Base of every object within a `spec`: camelCase outside, snake_case inside, frozen, unknown fields refused.
 
-    As on the API server, a null is the same as an absent field (it prunes nulls of fields that are not nullable), and
-    4.0 is the same as 4.
+    As on the API server, a null is the same as an absent field where the field is known (it prunes nulls of fields
+    that are not nullable), and as for kubectl, 4.0 is the same as 4.
     """
 
     model_config = ConfigDict(
@@ -79,7 +79,8 @@ class ApiModel(BaseModel):
     @classmethod
     def _normalise(cls, data: Any) -> Any:
         if isinstance(data, dict):
-            return {key: _whole(value) for key, value in data.items() if value is not None}
+            known = {field.alias for field in cls.model_fields.values()}
+            return {key: _whole(value) for key, value in data.items() if value is not None or key not in known}
         return data
 
     @model_validator(mode="after")

@@ -74,18 +74,18 @@ def explanation_tables(service: LLMService) -> RenderableType:
     if status.transition is not None:
         parts.append(_transition(status.transition))
     if status.plan is not None:
-        parts.append(Padding(plan_tables(status.plan), (1, 0, 0, 2)))
+        parts.append(Padding(plan_tables(status.plan), (1, 0, 1, 2), expand=False))
     if status.recommended is not None:
         parts.append(Text("Not acted on:", style="bold"))
-        parts.append(Padding(plan_tables(status.recommended), (0, 0, 0, 2)))
+        parts.append(Padding(plan_tables(status.recommended), (0, 0, 1, 2), expand=False))
     if status.candidate is not None:
         candidate = status.candidate
         parts.append(
-            Text(f"Cheaper since {candidate.since}: {candidate.mix} at {money(candidate.cost_per_hour)}/h, waiting.")
+            Text(f"Cheaper since {candidate.since}: {candidate.mix} at {money(candidate.cost_per_hour)} $/h, waiting.")
         )
     if status.last_transition is not None:
         parts.append(_last_transition(status.last_transition))
-    parts.append(_conditions(status.conditions))
+    parts += [Text(), _conditions(status.conditions)]
     return Group(*parts)
 
 
@@ -114,7 +114,7 @@ def _now(status: LLMServiceStatus) -> Text:
     counts = status.replicas
     made = Text()
     if status.plan is not None:
-        made.append(f"{status.plan.mix}", style="bold").append(f"  {money(status.plan.cost_per_hour)}/h")
+        made.append(f"{status.plan.mix}", style="bold").append(f"  {money(status.plan.cost_per_hour)} $/h")
     if counts is not None:
         made.append(f"  {counts.serving} of {counts.desired} serving, {counts.ready} ready, {counts.draining} draining")
     if status.endpoint:
@@ -130,7 +130,7 @@ def _transition(transition: Transition) -> Group:
         f"  {transition.reason}: {transition.message}",
         (f"  since {transition.started_at}", "dim"),
     )
-    return Group(head, Padding(rows_table(("deployment", "from", "to"), rows), (0, 0, 0, 2)))
+    return Group(head, Padding(rows_table(("deployment", "from", "to"), rows), (0, 0, 1, 2), expand=False))
 
 
 def _last_transition(last: LastTransition) -> Text:

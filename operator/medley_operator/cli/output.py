@@ -28,7 +28,7 @@ class OutputFormat(enum.StrEnum):
 
 
 def console() -> Console:
-    """Standard output, as wide as the terminal; 100 characters where it is none."""
+    """Standard output, as wide as the terminal (or COLUMNS); 120 characters where it is none."""
     made = Console(highlight=False)
     return made if made.is_terminal or made.width != 80 else Console(highlight=False, width=120)
 

@@ -19,7 +19,7 @@ class ListPrice:
 
 
 def _instance(name: str, usd_per_hour: float, gpus: int) -> ListPrice:
-    return ListPrice(round(usd_per_hour / gpus, 4), f"{name} in us-east-1, on demand, 2026-01")
+    return ListPrice(round(usd_per_hour / gpus, 5), f"{name} in us-east-1, on demand, 2026-01")
 
 
 LIST_PRICES: Mapping[str, ListPrice] = {

@@ -22,7 +22,7 @@ def fleet_tables(planned: PlannedFleet) -> RenderableType:
     """Everything `medley plan` shows."""
     parts: list[RenderableType] = []
     for each in planned.services:
-        parts += [service_headline(each.service), Padding(plan_tables(each.plan), (0, 0, 1, 2))]
+        parts += [service_headline(each.service), Padding(plan_tables(each.plan), (0, 0, 1, 2), expand=False)]
     if len(planned.services) > 1:
         parts += [_fleet_summary(planned), Text()]
     parts += [Text(f"note: {note}", style="dim") for note in planned.notes]
@@ -49,13 +49,13 @@ def plan_tables(plan: PlanStatus) -> RenderableType:
     """One plan: its mix, price and bound, and why."""
     parts: list[RenderableType] = [_verdict(plan)]
     if plan.entries:
-        parts.append(_mix_table(plan))
+        parts += [Text(), _mix_table(plan), Text()]
     parts.append(_cost_line(plan))
     parts += [_binding_line(bound) for bound in plan.binding]
     if plan.alternatives:
-        parts.append(_alternatives_table(plan.alternatives))
+        parts += [Text(), _alternatives_table(plan.alternatives)]
     if plan.rejected:
-        parts.append(_rejections_table(plan.rejected))
+        parts += [Text(), _rejections_table(plan.rejected)]
     return Group(*parts)
 
 
@@ -63,7 +63,7 @@ def _verdict(plan: PlanStatus) -> Text:
     good = plan.outcome in FEASIBLE
     made = Text.assemble((plan.outcome, "bold green" if good else "bold red"), "  ", plan.reason)
     if plan.nearest_feasible_cost_cap is not None:
-        made.append(f" The lowest cap that would do is {money(plan.nearest_feasible_cost_cap)}/h.", style="bold")
+        made.append(f" The lowest cap that would do is {money(plan.nearest_feasible_cost_cap)} $/h.", style="bold")
     return made
 
 
@@ -88,8 +88,8 @@ def _mix_table(plan: PlanStatus) -> Table:
 
 def _cost_line(plan: PlanStatus) -> Text:
     made = Text.assemble(
-        (f"{money(plan.cost_per_hour)}/h", "bold"),
-        f"  lower bound {money(plan.lower_bound)}/h, gap {plan.gap_percent:g} %",
+        (f"{money(plan.cost_per_hour)} $/h", "bold"),
+        f"  lower bound {money(plan.lower_bound)} $/h, gap {plan.gap_percent:g} %",
     )
     if plan.served_percent < 100:
         made.append(f"  serves {plan.served_percent:g} % of the requests within the objectives", style="red")
@@ -138,15 +138,15 @@ def _fleet_summary(planned: PlannedFleet) -> Group:
         )
     fleet = planned.fleet
     total = Text.assemble(
-        (f"all services {money(fleet.cost_usd_per_hour)}/h", "bold"),
-        f"  lower bound {money(fleet.lower_bound_usd_per_hour)}/h, gap {100 * fleet.gap:.2g} %",
+        (f"all services {money(fleet.cost_usd_per_hour)} $/h", "bold"),
+        f"  lower bound {money(fleet.lower_bound_usd_per_hour)} $/h, gap {100 * fleet.gap:.2g} %",
         f", solver {fleet.status.value}",
     )
-    return Group(table, total)
+    return Group(table, Text(), total)
 
 
 def _table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
         table.add_column(column, no_wrap=True)
     return table
