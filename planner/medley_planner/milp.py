@@ -121,7 +121,7 @@ class _Programme:
         self.problem = problem
         self.goal = goal
         self.model = pulp.LpProblem("medley", pulp.LpMinimize)
-        self.objective: list[tuple[pulp.LpVariable, float]] = []
+        self.objective: list[tuple[pulp.LpVariable, float]] = []  # each variable once: PuLP keeps the last of a pair
         self.unserved: list[tuple[pulp.LpVariable, float]] = []
         self.replicas = [
             [self._replica_variable(s, v) for v in range(len(service.variants))]
@@ -208,19 +208,20 @@ class _Programme:
             if self.goal is Goal.FEWEST_REPLICAS:
                 self.objective.append((variable, 1.0))
                 continue
-            weight = 1e-6 if self.goal is _ADDS_STOCK else 1.0
-            tie = TIE_USD_PER_GPU_HOUR * service.gpus[v]
-            self.objective.append((variable, weight * (service.prices[v] + tie)))
-            if service.switching[v] > 0 and self.goal is not _ADDS_STOCK:
-                self._added(s, v, variable, service)
+            price = service.prices[v] + TIE_USD_PER_GPU_HOUR * service.gpus[v]
+            if self.goal is _ADDS_STOCK:
+                self.objective.append((variable, 1e-6 * price))
+            elif service.running[v] == 0:
+                self.objective.append((variable, price + service.switching[v]))
+            else:
+                self.objective.append((variable, price))
+                self._added(s, v, service)
 
-    def _added(self, s: int, v: int, variable: pulp.LpVariable, service: ServiceProblem) -> None:
-        if service.running[v] == 0:
-            self.objective.append((variable, service.switching[v]))
-            return
-        added = self.model.add_variable(f"a_{s}_{v}", 0, None)
-        self.objective.append((added, service.switching[v]))
-        self._at_least(f"added_{s}_{v}", [(added, 1.0), (variable, -1.0)], -service.running[v])
+    def _added(self, s: int, v: int, service: ServiceProblem) -> None:
+        if service.switching[v] > 0:
+            added = self.model.add_variable(f"a_{s}_{v}", 0, None)
+            self.objective.append((added, service.switching[v]))
+            self._at_least(f"added_{s}_{v}", [(added, 1.0), (self.replicas[s][v], -1.0)], -service.running[v])
 
     def _stock(self) -> None:
         for limit in self.problem.stock:
