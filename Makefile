@@ -40,14 +40,20 @@ imports: setup ## Check the import rules
 	@$(BIN)/lint-imports --no-cache
 generated: setup ## Check that generated files are in step with their sources
 	@$(BIN)/python -m medley_operator.api.generate --check
+	@$(BIN)/python tools/render_base.py --check
+	@$(BIN)/python benchmarks/capacity.py --check
 test-fast: setup ## Unit, property, golden and integration tests: no cluster
 	@$(BIN)/pytest tests -n 2 --dist loadgroup
 test-cluster: setup tools ## Tests on a real control plane and, where the machine allows, a real node
 	@$(BIN)/pytest e2e/tests
 
-.PHONY: format generate
+.PHONY: format generate presets
 format: setup ## Format, and mend what lint can mend
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
-generate: setup ## Write the generated files anew: CRDs, API reference
+generate: setup ## Write the generated files anew: CRDs, API reference, kustomize base, capacity tables
 	@$(BIN)/python -m medley_operator.api.generate
+	@$(BIN)/python tools/render_base.py
+	@$(BIN)/python benchmarks/capacity.py
+presets: setup ## Make the workload presets from the published traces: make presets TRACES=FOLDER
+	@$(BIN)/python planner/make_presets.py $(TRACES)

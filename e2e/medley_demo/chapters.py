@@ -20,7 +20,8 @@ from medley_cluster.cluster import Cluster
 from medley_cluster.waiting import wait_until
 from medley_demo.stage import Stage
 from medley_demo.telling import Chapter, Telling
-from medley_demo.watching import FewestReady, ServiceView
+from medley_demo.service_view import ServiceView
+from medley_scenarios.pod_watch import PodWatch
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SAMPLES = CHECKOUT / "manifests" / "samples"
@@ -74,6 +75,7 @@ def _shown(argument: str) -> str:
 
 def apply_samples(story: Story, chapter: Chapter) -> None:
     """The samples: pools with prices, a profile, services from a real trace."""
+    story.cluster.kubectl("delete", "llm", "--all")
     story.kubectl("apply", "-f", str(SAMPLES))
     services = [item["metadata"]["name"] for item in story.cluster.get_json("llm")["items"]]
     for name in services:
@@ -87,27 +89,31 @@ def rate_grows(story: Story, chapter: Chapter) -> None:
     """The rate of chat grows fourfold."""
     before, rate = story.chat.mix(), story.chat.read()["spec"]["workload"]["rate"]
     _patch_chat(story, {"workload": {"rate": 4 * rate}})
-    with FewestReady(story.chat) as ready:
+    with PodWatch(story.cluster) as pods:
+        pods.mark()
         story.chat.wait_settled()
+        fewest = pods.of("chat").fewest_ready
     story.why(story.chat)
-    chapter.outcome = f"{before} → {story.chat.mix()}; never fewer than {ready.fewest} Ready"
+    chapter.outcome = f"{before} → {story.chat.mix()}; never fewer than {fewest} Ready"
 
 
 def price_rises(story: Story, chapter: Chapter) -> None:
-    """The GPU type that chat pays most for becomes dearer: its replicas move."""
-    plan = story.chat.plan()
-    pool = max(plan["entries"], key=lambda entry: entry["costPerHour"])["pool"]
-    price = story.cluster.get_json("gpupool", pool)["spec"]["pricePerGPUHour"]
-    before, replicas = story.chat.mix(), plan["entries"]
-    _patch(story, "gpupool", pool, {"pricePerGPUHour": round(3 * price, 3)})
-    with FewestReady(story.chat) as ready:
-        story.chat.wait("the mix changes", lambda: story.chat.plan().get("entries") != replicas)
+    """A100s become dearer: replicas move, and the new ones serve before the old ones go."""
+    price = story.cluster.get_json("gpupool", "a100")["spec"]["pricePerGPUHour"]
+    before, replicas = story.chat.mix(), story.chat.replicas()
+    _promised("a100" in before, f"the story needs an A100 in the mix, not {before}")
+    _patch_chat(story, {"disruption": {"stabilizationSeconds": 2}})
+    _patch(story, "gpupool", "a100", {"pricePerGPUHour": round(2.5 * price, 3)})
+    with PodWatch(story.cluster) as pods:
+        pods.mark()
+        story.chat.wait("the mix changes", lambda: story.chat.replicas() != replicas)
         story.chat.wait_settled()
+        fewest = pods.of("chat").fewest_ready or 0
     story.why(story.chat)
-    least = min(sum(e["replicas"] for e in replicas), sum(e["replicas"] for e in story.chat.plan()["entries"]))
-    _promised(ready.fewest >= least, f"Ready replicas fell to {ready.fewest}, below {least}")
-    chapter.title = f"the price of {pool} rises from ${price}/h to ${3 * price:.2f}/h"
-    chapter.outcome = f"{before} → {story.chat.mix()}; never fewer than {ready.fewest} Ready"
+    least = min(sum(replicas.values()), sum(story.chat.replicas().values()))
+    _promised(fewest >= least, f"Ready replicas fell to {fewest}, below {least}")
+    chapter.title = f"the price of an A100 rises from ${price:.2f}/h to ${2.5 * price:.2f}/h"
+    chapter.outcome = f"{before} → {story.chat.mix()}; never fewer than {fewest} Ready"
 
 
 def pool_lost(story: Story, chapter: Chapter) -> None:
@@ -128,12 +134,12 @@ def pool_lost(story: Story, chapter: Chapter) -> None:
 
 def cap_too_low(story: Story, chapter: Chapter) -> None:
     """A price cap that cannot be met: what runs keeps running, and the nearest cap is named."""
-    serving = story.chat.serving_pods()
+    serving = story.chat.serving()
     _patch_chat(story, {"gpus": {"maxCostPerHour": 0.5}})
     story.chat.wait("infeasible", lambda: story.chat.condition("Planned").get("reason") == "CostCapTooLow")
     condition = story.chat.condition("Planned")
     story.telling.output(f"Planned={condition['status']} ({condition['reason']}): {condition['message']}")
-    _promised(story.chat.serving_pods() >= serving, "replicas were lost to an infeasible plan")
+    _promised(story.chat.serving() >= serving, "replicas were lost to an infeasible plan")
     nearest = story.chat.read()["status"]["recommended"]["nearestFeasibleCostCap"]
     _patch_chat(story, {"gpus": {"maxCostPerHour": None}})
     story.chat.wait("planned again", lambda: story.chat.condition("Planned").get("status") == "True")
@@ -160,10 +166,14 @@ def operator_killed(story: Story, chapter: Chapter) -> None:
     phase = story.chat.read().get("status", {}).get("transition", {}).get("phase", "")
     killed = story.stage.kill_leader()
     story.telling.command(killed)
-    with FewestReady(story.chat) as ready:
+    with PodWatch(story.cluster) as pods:
+        pods.mark()
         story.chat.wait_settled(timeout_s=90.0)
+        fewest = pods.of("chat").fewest_ready
     story.why(story.chat)
-    chapter.outcome = f"killed while {phase or 'it acted'}; finished: {story.chat.mix()}; {ready.fewest} Ready at least"
+    chapter.outcome = (
+        f"killed while {phase or 'it acted'}; finished: {story.chat.mix()}; never fewer than {fewest} Ready"
+    )
 
 
 def stream_from_real_node(story: Story, chapter: Chapter) -> None:

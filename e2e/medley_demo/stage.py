@@ -24,7 +24,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 NAMESPACE = "medley-system"
 POOLS = (SimulatedPool("l4", 3), SimulatedPool("a10g", 3), SimulatedPool("a100", 2), SimulatedPool("h100", 2))
 QUICK_VALUES = {
-    "planInterval": 5,
+    "planIntervalSeconds": 5,
     "leaderElection.leaseDurationSeconds": 4,
     "leaderElection.renewDeadlineSeconds": 3,
     "leaderElection.retryPeriodSeconds": 1,
@@ -98,7 +98,7 @@ class Stage:
     def _wait_for_operator(self) -> str:
         if not self.has_real_node:
             raise NotImplementedError
-        path = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/medley"
+        path = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/medley-operator"
 
         def ready() -> int:
             status = self.cluster.api.get(path).get("status", {})

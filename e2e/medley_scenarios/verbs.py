@@ -57,7 +57,10 @@ def granted(cluster: Cluster, namespace: str, service_account: str) -> frozenset
 
 
 def used(audit_log: Path, namespace: str, service_account: str) -> tuple[frozenset[Access], frozenset[Access]]:
-    """What a ServiceAccount asked for: what was allowed, and what was refused with 403."""
+    """What a ServiceAccount asked for: what was allowed, and what was refused with 403.
+
+    A server-side apply that creates an object is a `patch` answered by 201, and needs the verb `create` as well.
+    """
     user = f"system:serviceaccount:{namespace}:{service_account}"
     allowed: set[Access] = set()
     refused: set[Access] = set()
@@ -69,7 +72,10 @@ def used(audit_log: Path, namespace: str, service_account: str) -> tuple[frozens
                 continue
             resource = "/".join(filter(None, (reference["resource"], reference.get("subresource"))))
             access = (reference.get("apiGroup", ""), resource, event["verb"])
-            (refused if event.get("responseStatus", {}).get("code") == 403 else allowed).add(access)
+            code = event.get("responseStatus", {}).get("code")
+            (refused if code == 403 else allowed).add(access)
+            if event["verb"] == "patch" and code == 201:
+                allowed.add((access[0], resource, "create"))
     return frozenset(allowed), frozenset(refused)
 
 

@@ -1,13 +1,10 @@
-"""Watching a service while it changes: its status, and how few of its replicas were ever Ready."""
+"""One service as its status shows it, and waiting for what it should show."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any
 
-from medley_cluster.api import ApiClient
 from medley_cluster.cluster import Cluster
 from medley_cluster.waiting import wait_until
 
@@ -62,40 +59,11 @@ class ServiceView:
         """Wait until `settled`."""
         self.wait("every replica of the plan serves", self.settled, timeout_s)
 
-    def serving_pods(self) -> int:
-        """Pods of the service that are Ready now."""
-        return ready_pods(self.cluster.api, self.namespace, self.name)
+    def replicas(self) -> dict[str, int]:
+        """Planned replicas by variant."""
+        entries = self.plan().get("entries", [])
+        return {f"{entry['pool']}/tp{entry['tensorParallel']}": entry["replicas"] for entry in entries}
 
-
-class FewestReady:
-    """Counts Ready pods of a service in the background; `fewest` is the lowest count seen."""
-
-    def __init__(self, view: ServiceView) -> None:
-        self._view = view
-        self._over = threading.Event()
-        self.fewest = view.serving_pods()
-        self._thread = threading.Thread(target=self._count, daemon=True)
-
-    def __enter__(self) -> FewestReady:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._over.set()
-        self._thread.join(timeout=5.0)
-
-    def _count(self) -> None:
-        while not self._over.wait(0.1):
-            self.fewest = min(self.fewest, self._view.serving_pods())
-
-
-def ready_pods(api: ApiClient, namespace: str, service: str) -> int:
-    """Pods of a service whose condition Ready is True."""
-    path = f"/api/v1/namespaces/{namespace}/pods"
-    pods = api.get(path, labelSelector=f"medley.dev/service={service}")["items"]
-    return sum(
-        any(c["type"] == "Ready" and c["status"] == "True" for c in pod.get("status", {}).get("conditions", []))
-        for pod in pods
-    )
+    def serving(self) -> int:
+        """Replicas that get requests, by the operator's count."""
+        return int((self.read().get("status", {}).get("replicas") or {}).get("serving", 0))
