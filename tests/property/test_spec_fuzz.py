@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 import yaml
 
+import spec_generator
 from medley_operator.api.manifest import FieldError, InvalidManifestError, parse_any
 from medley_operator.cli.yaml_documents import documents
 
 COUNT = 2_000
-
-
-def load_generator() -> ModuleType:
-    path = Path(__file__).resolve().parents[1] / "spec_generator.py"
-    spec = importlib.util.spec_from_file_location("spec_generator", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["spec_generator"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-spec_generator = load_generator()
 
 
 @pytest.fixture(scope="module")

@@ -122,7 +122,9 @@ class ModelProfileStatus(StatusModel):
     """The generation of the spec that this status is about."""
     conditions: tuple[Condition, ...] = Field((), max_length=16, json_schema_extra=map_list("type"))
     """Ready: the profile's spec makes sense, and services may use it."""
-    measured_variants: tuple[str, ...] = Field((), max_length=256, json_schema_extra=ATOMIC_LIST)
+    measured_variants: tuple[Annotated[str, Field(max_length=80)], ...] = Field(
+        (), max_length=256, json_schema_extra=ATOMIC_LIST
+    )
     """GPU types and parallelisms with measurements, such as H100-80GB/tp1."""
     source: str | None = Field(None, max_length=64)
     """Where capacities come from: `measured`, `roofline`, or `measured and roofline`."""

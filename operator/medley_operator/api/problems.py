@@ -24,6 +24,12 @@ RESERVED_ARGUMENT = "ReservedArgument"
 BOUNDS_CONTRADICT = "ReplicaBoundsContradict"
 SAME_NODES = "SameNodes"
 
+LEAST_LIKENESS = 0.5
+"""Names less alike than this (difflib's ratio) are not offered."""
+
+AS_GOOD_AS_THE_BEST = 0.1
+"""Names that are less alike than the best one by more than this are not offered beside it."""
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -48,7 +54,9 @@ def nearest(name: str, known: Iterable[str]) -> tuple[str, ...]:
     folded = {candidate.casefold(): candidate for candidate in sorted(known, reverse=True)}
     wanted = name.casefold()
     longer = [candidate for candidate in sorted(folded) if wanted and candidate.startswith(wanted)]
-    alike = difflib.get_close_matches(wanted, sorted(folded), n=3, cutoff=0.5)
+    likeness = {name: difflib.SequenceMatcher(None, name, wanted).ratio() for name in folded}
+    least = max(LEAST_LIKENESS, max(likeness.values(), default=0.0) - AS_GOOD_AS_THE_BEST)
+    alike = [name for name in sorted(folded, key=lambda name: (-likeness[name], name)) if likeness[name] >= least]
     return tuple(folded[candidate] for candidate in dict.fromkeys(longer + alike))[:3]
 
 

@@ -1,0 +1,187 @@
+"""Specs to the planner's values, and plans to statuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from medley_operator.api.gpupool import GPUPool
+from medley_operator.api.llmservice import LLMService
+from medley_operator.api.llmservice_status import PlanStatus
+from medley_operator.api.manifest import parse
+from medley_operator.api.modelprofile import ModelProfile
+from medley_operator.api.resolve import ResolvedService, Surroundings, resolve_pool, resolve_service
+from medley_operator.api.translate import (
+    declared_stock,
+    mix_text,
+    node_stock,
+    plan_status,
+    planner_pool,
+    planner_service,
+)
+from medley_planner.fleet import Objectives, ReplicaBounds, Stock, Variant
+from medley_planner.gpus import GPUType
+from medley_planner.result import Alternative, Binding, MixEntry, Outcome, Rejection, ServicePlan
+
+
+def pool(**spec: Any) -> GPUPool:
+    base = {"gpu": {"type": "L4"}, "gpusPerNode": 8, "pricePerGPUHour": 0.8}
+    manifest = {"apiVersion": "medley.dev/v1alpha1", "kind": "GPUPool", "metadata": {"name": "l4"}}
+    return parse(GPUPool, manifest | {"spec": base | spec})
+
+
+def resolved(**spec: Any) -> ResolvedService:
+    base = {
+        "model": {"name": "org/eight"},
+        "objectives": {"timePerOutputToken": {"milliseconds": 80}},
+        "workload": {"rate": 4, "sizes": {"histogram": [{"inputTokens": 100, "outputTokens": 10, "weight": 3}]}},
+    }
+    architecture = {
+        "parameters": 8_000_000_000,
+        "layers": 32,
+        "hiddenSize": 4096,
+        "attentionHeads": 32,
+        "keyValueHeads": 8,
+        "headSize": 128,
+        "maxContextTokens": 8192,
+    }
+    head = {"apiVersion": "medley.dev/v1alpha1", "metadata": {"name": "chat", "namespace": "web"}}
+    service = parse(LLMService, head | {"kind": "LLMService", "spec": base | spec})
+    profile = parse(
+        ModelProfile,
+        head | {"kind": "ModelProfile", "spec": {"model": "org/eight", "architecture": architecture}},
+    )
+    found = resolve_service(service, Surroundings({"l4": pool()}, {"eight": profile}))
+    assert isinstance(found, ResolvedService)
+    return found
+
+
+def test_a_service_in_the_planners_terms() -> None:
+    running = {Variant("l4", 2): 3}
+    made = planner_service(
+        resolved(
+            objectives={"timePerOutputToken": {"milliseconds": 80}, "timeToFirstToken": {"milliseconds": 1500}},
+            gpus={"tensorParallel": [4, 1], "maxCostPerHour": 9.5},
+            scaling={"minReplicas": 2, "maxReplicas": 7, "headroom": 0.2, "pools": [{"name": "l4", "maxReplicas": 3}]},
+            engine={"type": "sglang"},
+        ),
+        running=running,
+        pinned=True,
+    )
+    assert made.name == "web/chat"
+    assert made.rate_rps == 4
+    assert made.objectives == Objectives(time_per_output_token_s=0.08, time_to_first_token_s=1.5)
+    assert made.tensor_parallel == (1, 4)
+    assert made.max_cost_usd_per_hour == 9.5
+    assert made.replicas == ReplicaBounds(2, 7)
+    assert made.replicas_by_pool == {"l4": ReplicaBounds(0, 3)}
+    assert made.headroom == 0.2
+    assert made.engine == "sglang"
+    assert made.pools == ("l4",)
+    assert made.running == running
+    assert made.pinned
+
+
+def test_an_objective_that_is_not_given_is_none() -> None:
+    assert planner_service(resolved()).objectives.time_to_first_token_s is None
+
+
+def test_a_pool_loads_as_long_as_nodes_and_models_take() -> None:
+    gpu = resolve_pool(pool())
+    assert isinstance(gpu, GPUType)
+    made = planner_pool(
+        pool(provisioningSeconds=200, loadSeconds=60), gpu, Stock.of(8), exhausted="nothing for an hour"
+    )
+    assert made.load_time_s == 260
+    assert made.price_usd_per_gpu_hour == 0.8
+    assert made.exhausted == "nothing for an hour"
+
+
+@pytest.mark.parametrize(
+    ("limit", "free", "may_grow", "in_ones", "in_eights"),
+    [
+        (None, (8, 3), True, 11, 8),  # what the nodes hold
+        (6, (8, 3), True, 6, 0),  # a limit below it
+        (24, (8, 3), True, 24, 16),  # a limit beyond it: 13 more, one full node and one of 5
+        (24, (8, 3), False, 11, 8),  # the same while exhausted
+        (24, (), True, 24, 24),  # no nodes yet
+        (None, (), True, 0, 0),
+    ],
+)
+def test_stock_of_known_nodes(
+    limit: int | None, free: tuple[int, ...], may_grow: bool, in_ones: int, in_eights: int
+) -> None:
+    stock = node_stock(pool(limit=limit), free, may_grow=may_grow)
+    assert stock.gpus == in_ones
+    assert stock.in_groups_of(8) == in_eights
+
+
+def test_the_order_of_nodes_does_not_matter() -> None:
+    assert node_stock(pool(limit=9), (1, 8)) == node_stock(pool(limit=9), (8, 1))
+
+
+def test_stock_without_a_cluster() -> None:
+    assert declared_stock(pool(limit=12)).gpus == 12
+    assert declared_stock(pool(limit=12)).in_groups_of(8) == 8
+    unlimited = declared_stock(pool(gpusPerNode=6))
+    assert unlimited.gpus >= 100_000
+    assert unlimited.in_groups_of(4) > 0
+    assert unlimited.in_groups_of(8) == 0
+
+
+MIX = (
+    MixEntry(Variant("a100", 2), replicas=1, gpus=2, cost_usd_per_hour=6.8625, utilisation=0.87654321),
+    MixEntry(Variant("l4", 1), replicas=2, gpus=2, cost_usd_per_hour=1.6, utilisation=0.5),
+)
+
+
+def service_plan(**changes: Any) -> ServicePlan:
+    fields: dict[str, Any] = {
+        "name": "web/chat",
+        "outcome": Outcome.PLANNED,
+        "reason": "because",
+        "mix": MIX,
+        "cost_usd_per_hour": 8.462512345,
+        "lower_bound_usd_per_hour": 8.4,
+        "gap": 0.0073861,
+        "binding": (Binding("stock", "l4", "2 of 2 GPUs"),),
+        "alternatives": (Alternative("only h100", (), None, None, "no stock"),),
+        "rejected": (Rejection(Variant("h100", 1), "NoStock", "none free"),),
+        "capacity_source": ((Variant("l4", 1), "roofline"),),
+    }
+    return ServicePlan(**(fields | changes))
+
+
+def test_a_plan_as_a_status_reads_back_and_is_rounded() -> None:
+    status = plan_status(service_plan(), {"a100": "A100-80GB", "l4": "L4"})
+    assert status.mix == "1×a100/tp2 + 2×l4"
+    assert status.cost_per_hour == 8.4625
+    assert status.gap_percent == 0.74
+    assert status.entries[0].utilisation == 0.8765
+    manifest = status.to_manifest()
+    assert manifest["entries"][1]["gpu"] == "L4"
+    assert manifest["alternatives"] == [{"name": "only h100", "detail": "no stock"}]
+    assert PlanStatus.model_validate(manifest) == status
+
+
+def test_noise_in_the_figures_gives_the_same_status() -> None:
+    one = plan_status(service_plan(), {})
+    other = plan_status(service_plan(cost_usd_per_hour=8.462512345 + 1e-9, gap=0.0073861 - 1e-9), {})
+    assert one == other
+
+
+def test_the_nearest_cap_is_rounded_up_so_that_it_is_enough() -> None:
+    assert plan_status(service_plan(nearest_feasible_cap_usd_per_hour=8.46251), {}).nearest_feasible_cost_cap == 8.4626
+    assert plan_status(service_plan(nearest_feasible_cap_usd_per_hour=8.4625), {}).nearest_feasible_cost_cap == 8.4625
+
+
+def test_long_sentences_and_lists_fit_the_schema() -> None:
+    many = tuple(Rejection(Variant(f"pool-{index}", 1), "CostsMore", "x" * 5000) for index in range(400))
+    status = plan_status(service_plan(rejected=many, reason="y" * 5000), {})
+    assert PlanStatus.model_validate(status.to_manifest()) == status
+    assert status.reason.endswith("…")
+
+
+def test_an_empty_mix_has_a_name() -> None:
+    assert mix_text(()) == "nothing"
