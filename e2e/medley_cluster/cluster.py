@@ -206,10 +206,8 @@ class Cluster:
             prometheus = pool.submit(self._start_prometheus) if options.prometheus else None
             if nodes and runtimes:
                 runtimes.result()
-                image = pool.submit(nodes.import_operator_image) if options.operator_image else None
+                self._update_state(operator_image=nodes.operator_image)
                 nodes.start_kubelets()
-                if image:
-                    self._update_state(operator_image=image.result())
             simulation.result()
             if prometheus:
                 prometheus.result()

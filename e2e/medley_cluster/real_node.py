@@ -16,6 +16,7 @@ from medley_cluster.api import ApiClient
 from medley_cluster.control_plane import ControlPlane
 from medley_cluster.debian import Programs
 from medley_cluster.files import write_if_changed, write_yaml
+from medley_cluster.image_store import IMPORTED, copy_store
 from medley_cluster.images import PAUSE_IMAGE
 from medley_cluster.network import ClusterNetwork
 from medley_cluster.options import GPU_MODELS, ClusterOptions
@@ -100,11 +101,14 @@ class RealNode:
 
     # --- containerd -------------------------------------------------------------------------------------------------
 
-    def start_runtime(self, nodes: int) -> None:
-        """Make the node's network and start containerd; needs no API server."""
+    def start_runtime(self, nodes: int, images: Path) -> None:
+        """Make the node's network and start containerd on a copy of an image store; needs no API server."""
         self._network.create_node_namespace(self.number, nodes)
-        for folder in (self.paths.folder, self.paths.runtime, self.paths.folder / "cni", self.paths.containerd_root):
+        for folder in (self.paths.folder, self.paths.runtime, self.paths.folder / "cni"):
             folder.mkdir(parents=True, exist_ok=True)
+        record = self.paths.folder / IMPORTED
+        if not record.exists():
+            record.write_text(json.dumps(copy_store(images, self.paths.containerd_root)))
         write_if_changed(
             self.paths.folder / "cni" / "10-medley.conflist", json.dumps(self._cni_configuration(), indent=2)
         )
@@ -126,8 +130,8 @@ class RealNode:
 
     def import_images(self, archives: Sequence[Path]) -> int:
         """Import the archives that this node has not got yet; how many there were."""
-        record = self.paths.folder / "imported.json"
-        known: list[str] = json.loads(record.read_text()) if record.exists() else []
+        record = self.paths.folder / IMPORTED
+        known: list[str] = json.loads(record.read_text())
         missing = [archive for archive in archives if str(archive) not in known]
         for archive in missing:
             self.ctr("images", "import", str(archive))

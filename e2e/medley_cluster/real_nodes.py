@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from medley_cluster.cache import cache_root
 from medley_cluster.cluster_dns import DNS_DEPLOYMENT, dns_manifests
-from medley_cluster.debian import NODE, find_programs
+from medley_cluster.debian import NODE, Programs, find_programs
+from medley_cluster.image_store import image_store
 from medley_cluster.images import binary_image_archives
 from medley_cluster.network import why_no_network
 from medley_cluster.node_cleanup import DEVICE_PLUGINS, other_kubelet_runs, save_kernel_settings
@@ -33,10 +34,20 @@ class NodesImpossibleError(RuntimeError):
 class RealNodes:
     """The real nodes of one cluster."""
 
-    def __init__(self, cluster: Cluster, options: ClusterOptions, nodes: list[RealNode], archives: list[Path]) -> None:
+    def __init__(
+        self,
+        *,
+        cluster: Cluster,
+        options: ClusterOptions,
+        nodes: list[RealNode],
+        archives: list[Path],
+        programs: Programs,
+    ) -> None:
         self._cluster = cluster
         self._options = options
         self._archives = archives
+        self._programs = programs
+        self.operator_image: str | None = None
         self.nodes = nodes
 
     @staticmethod
@@ -61,33 +72,31 @@ class RealNodes:
             )
             for number in range(options.real_nodes)
         ]
-        return RealNodes(cluster, options, nodes, archives)
+        return RealNodes(cluster=cluster, options=options, nodes=nodes, archives=archives, programs=programs)
 
     @property
     def _steps(self) -> Steps:
         return self._cluster.steps
 
     def start_runtimes(self) -> None:
-        """containerd and the images on every node; this needs no API server, so it runs beside its start."""
+        """containerd with the images on every node; this needs no API server, so it runs beside its start."""
         save_kernel_settings(cache_root() / "clusters" / ".kernel-settings.json")
-        with self._steps.step("containerd"):
-            for node in self.nodes:
-                node.start_runtime(len(self.nodes))
-        with self._steps.step("import images") as step:
-            count = self.import_images(self._archives)
-            step.note = f"{count} images" if count else "cached"
+        archives = list(self._archives)
+        if self._options.operator_image:
+            image = operator_image(self._steps)
+            archives.append(image.archive)
+            self.operator_image = image.name
+        with self._steps.step("images") as step:
+            store = image_store(archives, self._programs, step)
+        with self._steps.step("containerd") as step, ThreadPoolExecutor() as pool:
+            list(pool.map(lambda node: node.start_runtime(len(self.nodes), store), self.nodes))
+            late = sum(pool.map(lambda node: node.import_images(archives), self.nodes))
+            step.note = f"{late} images imported" if late else ""
 
     def import_images(self, archives: list[Path]) -> int:
-        """Import image archives on every node; how many were missing."""
+        """Import further image archives on every node; how many were missing."""
         with ThreadPoolExecutor() as pool:
             return sum(pool.map(lambda node: node.import_images(archives), self.nodes))
-
-    def import_operator_image(self) -> str:
-        """Build the operator's image if it changed and import it on every node; the image's name."""
-        image = operator_image(self._steps)
-        with self._steps.step("import the operator's image") as step:
-            step.note = "" if self.import_images([image.archive]) else "cached"
-        return image.name
 
     def start_kubelets(self) -> None:
         """kubelet and kube-proxy on every node, then the name server."""
