@@ -50,8 +50,15 @@ class InputError(Exception):
     """The input is wrong; `mistakes` tells where, at least once."""
 
     def __init__(self, mistakes: Iterable[Mistake]) -> None:
-        self.mistakes = tuple(mistakes)
+        self.mistakes = _in_order(mistakes)
         super().__init__("\n".join(str(mistake) for mistake in self.mistakes))
+
+
+def _in_order(mistakes: Iterable[Mistake]) -> tuple[Mistake, ...]:
+    """The mistakes of each file by line, files in the order in which they were given."""
+    told = list(mistakes)
+    files = {name: place for place, name in enumerate(dict.fromkeys(mistake.file for mistake in told))}
+    return tuple(sorted(told, key=lambda mistake: (files[mistake.file], mistake.line or 0)))
 
 
 @dataclass(frozen=True)
