@@ -97,7 +97,10 @@ class Cluster:
             raise ClusterError(f"the API server cannot be reached: {error}") from None
         if not 200 <= answer.status < 300:
             raise ClusterError(_said(body) or f"HTTP status {answer.status}", answer.status)
-        made: dict[str, Any] = json.loads(body)
+        try:
+            made: dict[str, Any] = json.loads(body)
+        except ValueError:
+            raise ClusterError("answered with something that is not JSON: is this an API server?") from None
         return made
 
 

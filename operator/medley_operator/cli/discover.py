@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from medley_operator.api import API_VERSION
-from medley_operator.cli.prices import LIST_PRICES
+from medley_operator.cli.prices import LIST_PRICES, ListPrice
 from medley_planner.gpus import BYTES_PER_MIB, GPUType, gpu_type_of_product
 
 NVIDIA = "nvidia.com/gpu"
@@ -55,14 +55,19 @@ class NodeGroup:
         product_label: Label that names the GPU.
         product: Its value.
         gpus_per_node: GPUs of each node.
-        spot: The label and value that mark spot nodes; empty for others.
+        spot_label: The label that marks spot nodes; empty for others.
     """
 
     resource: str
     product_label: str
     product: str
     gpus_per_node: int
-    spot: tuple[str, str] | tuple[()] = ()
+    spot_label: str = ""
+
+    @property
+    def spot(self) -> bool:
+        """Whether the provider may take the nodes back."""
+        return bool(self.spot_label)
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,7 @@ class DiscoveredPool:
         memory_gib: Memory of a GPU as a label says; None where none does.
         taints: Taints of all nodes together.
         selector: Labels that select the nodes.
+        overlap: What else the selector matches, as a sentence; empty where it matches these nodes only.
     """
 
     name: str
@@ -86,6 +92,7 @@ class DiscoveredPool:
     memory_gib: float | None
     taints: tuple[Taint, ...]
     selector: Mapping[str, str]
+    overlap: str = ""
 
 
 def discover(nodes: Iterable[Mapping[str, Any]]) -> tuple[DiscoveredPool, ...]:
@@ -107,8 +114,8 @@ def pools_yaml(pools: Iterable[DiscoveredPool]) -> str:
 
 def pool_manifest(pool: DiscoveredPool) -> dict[str, Any]:
     """A pool for programs; without `pricePerGPUHour` where no list price is known, which must be filled in."""
-    price = LIST_PRICES.get(pool.gpu.name) if pool.gpu is not None else None
-    known_price = {} if price is None else {"pricePerGPUHour": price.usd_per_gpu_hour}
+    price = _list_price(pool)
+    known_price = {} if price is None or pool.group.spot else {"pricePerGPUHour": price.usd_per_gpu_hour}
     gpu: dict[str, Any] = {"type": _type_name(pool)}
     if pool.gpu is None and pool.memory_gib is not None:
         gpu["memoryGiB"] = pool.memory_gib
@@ -137,8 +144,8 @@ def _group(node: Mapping[str, Any]) -> NodeGroup | None:
         label = next((name for name in product_labels if labels.get(name)), None)
         if label is None or not count.isdigit() or int(count) == 0:
             continue
-        spot = next(((name, value) for name, value in sorted(SPOT_LABELS.items()) if labels.get(name) == value), ())
-        return NodeGroup(resource, label, labels[label], int(count), spot)
+        spot_label = next((name for name, value in sorted(SPOT_LABELS.items()) if labels.get(name) == value), "")
+        return NodeGroup(resource, label, labels[label], int(count), spot_label)
     return None
 
 
@@ -152,11 +159,7 @@ def _pool(
         for taint in node.get("spec", {}).get("taints") or []
         if not str(taint.get("key", "")).startswith(IGNORED_TAINTS)
     }
-    selector = {group.product_label: group.product}
-    if group.spot:
-        selector[group.spot[0]] = group.spot[1]
-    if any(other != group and _alike(other, group) and other.gpus_per_node != group.gpus_per_node for other in groups):
-        selector[f"{group.resource}.count"] = str(group.gpus_per_node)
+    selector, overlap = _selector(group, groups, nodes)
     memory = str(nodes[0]["metadata"]["labels"].get(MEMORY_LABEL, ""))
     return DiscoveredPool(
         name=name,
@@ -166,11 +169,32 @@ def _pool(
         memory_gib=round(int(memory) * BYTES_PER_MIB / 2**30, 2) if memory.isdigit() else None,
         taints=tuple(sorted(taints)),
         selector=selector,
+        overlap=overlap,
     )
 
 
-def _alike(one: NodeGroup, other: NodeGroup) -> bool:
-    return (one.product_label, one.product, one.spot) == (other.product_label, other.product, other.spot)
+def _selector(
+    group: NodeGroup, groups: Iterable[NodeGroup], nodes: Iterable[Mapping[str, Any]]
+) -> tuple[dict[str, str], str]:
+    """Labels that select the nodes of a group, and what else they match where no label tells those apart."""
+    others = [other for other in groups if other != group and other.product == group.product]
+    selector = {group.product_label: group.product}
+    if any(other.gpus_per_node != group.gpus_per_node for other in others):
+        selector[f"{group.resource}.count"] = str(group.gpus_per_node)
+    if group.spot:
+        return selector | {group.spot_label: SPOT_LABELS[group.spot_label]}, ""
+    beside = [other for other in others if other.spot and other.gpus_per_node == group.gpus_per_node]
+    for other in beside:
+        label = other.spot_label
+        values = {str(node["metadata"]["labels"].get(label, "")) for node in nodes}
+        if len(values) == 1 and values != {""}:
+            selector[label] = values.pop()
+        else:
+            return (
+                selector,
+                f"The selector matches spot nodes ({label}) too: label the others, and select by that label.",
+            )
+    return selector, ""
 
 
 def _names(groups: Iterable[NodeGroup]) -> dict[NodeGroup, str]:
@@ -212,6 +236,7 @@ def _yaml(pool: DiscoveredPool) -> str:
     shown = ", ".join(pool.nodes[:4]) + (", …" if count > 4 else "")
     lines = [
         f"# {count} node{'s' if count != 1 else ''} with {pool.group.gpus_per_node} × {pool.group.product}: {shown}",
+        *([f"# {pool.overlap}"] if pool.overlap else []),
         f"apiVersion: {API_VERSION}",
         "kind: GPUPool",
         "metadata:",
@@ -246,8 +271,12 @@ def _figure_lines(pool: DiscoveredPool) -> list[str]:
     ]
 
 
+def _list_price(pool: DiscoveredPool) -> ListPrice | None:
+    return None if pool.gpu is None else LIST_PRICES.get(pool.gpu.name)
+
+
 def _price_line(pool: DiscoveredPool) -> str:
-    price = LIST_PRICES.get(pool.gpu.name) if pool.gpu is not None else None
+    price = _list_price(pool)
     if price is None:
         return "  # pricePerGPUHour:       # fill in: what one of these GPUs costs you for one hour"
     if pool.group.spot:
@@ -275,7 +304,7 @@ def summary(pools: Iterable[DiscoveredPool]) -> tuple[tuple[str, ...], list[tupl
     """The columns and rows of a table of the pools."""
     rows: list[tuple[str, ...]] = []
     for pool in pools:
-        price = LIST_PRICES.get(pool.gpu.name) if pool.gpu is not None and not pool.group.spot else None
+        price = None if pool.group.spot else _list_price(pool)
         rows.append(
             (
                 pool.name,
