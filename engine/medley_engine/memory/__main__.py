@@ -1,0 +1,35 @@
+"""Entry point of the manager process: ``python -m medley_engine.memory SETTINGS``, started by the supervisor."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from medley_engine.memory.daemon import build_manager, serve
+from medley_engine.memory.peer import GlooTransport, MemoryTransport
+from medley_engine.serving.settings import Settings
+from medley_engine.serving.supervisor import TOKEN_VARIABLE, SupervisorKeeper
+
+
+def main() -> None:
+    """Take over what a predecessor left, then serve."""
+    settings = Settings.load(sys.argv[1])
+    token = os.environ[TOKEN_VARIABLE]
+    keeper = SupervisorKeeper(settings.run_path, token)
+    manager = build_manager(
+        Path(settings.model),
+        settings.dtype,
+        settings.tensor_parallel,
+        settings.page_bytes,
+        block_tokens=settings.block_tokens,
+        blocks_per_rank=settings.blocks_per_rank,
+        kept=keeper.take(),
+        keeper=keeper,
+        transport=GlooTransport() if settings.transport == "gloo" else MemoryTransport(),
+    )
+    serve(manager, settings.run_path / "hmm.sock", token)
+
+
+if __name__ == "__main__":
+    main()

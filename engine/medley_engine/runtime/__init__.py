@@ -1,0 +1,1 @@
+"""What computes: the model, its collectives, and the rank process (torch)."""

@@ -1,0 +1,192 @@
+"""Tensors over mapped pages: what a rank computes with, made in milliseconds and dropped as fast.
+
+Dense items become one view per tensor. The experts of one layer are mapped side by side into one virtual range,
+whatever their places in the pool, and become two strided tensors, so a kernel sees them as if they had been allocated
+together.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from medley_engine.layout import Layout, Piece
+from medley_engine.memory.mapping import VirtualRange, copy_memory
+
+TORCH_DTYPE = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """One layer's experts on this rank: ``gate_up`` (slots, 2·width, hidden), ``down`` (slots, hidden, width)."""
+
+    gate_up: torch.Tensor
+    down: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class AttachOptions:
+    """How to attach; the defaults are the engine's way, the others exist to measure what each mechanism is worth.
+
+    ``zero_copy`` False copies everything into private memory. ``page_remap`` False copies experts into one private
+    allocation per layer, as an engine must whose experts need contiguous physical memory. ``populate`` fills page
+    tables at once.
+    """
+
+    zero_copy: bool = True
+    page_remap: bool = True
+    populate: bool = True
+
+
+@dataclass
+class Weights:
+    """Dense tensors by (layer, short name) and experts by layer. ``seconds`` says what attaching cost."""
+
+    tensors: dict[tuple[int, str], torch.Tensor] = field(default_factory=dict)
+    experts: dict[int, Experts] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    private_bytes: int = 0
+    _ranges: list[VirtualRange] = field(default_factory=list)
+
+    def close(self) -> None:
+        """Drop the views, then the mappings under them."""
+        self.tensors.clear()
+        self.experts.clear()
+        gc.collect()
+        for mapped in self._ranges:
+            mapped.close()
+        self._ranges.clear()
+
+
+def _tensor(mapped: VirtualRange, at: int, piece: Piece, dtype: torch.dtype) -> torch.Tensor:
+    size = piece.elements * dtype.itemsize
+    return torch.frombuffer(mapped.buffer(at + piece.offset_bytes, size), dtype=dtype).view(piece.shape)
+
+
+def _short(tensor: str) -> str:
+    parts = tensor.split(".")
+    return ".".join(parts[3:]) if parts[:2] == ["model", "layers"] else tensor
+
+
+def attach(layout: Layout, items: Sequence[tuple[str, int, int]], fd: int, options: AttachOptions) -> Weights:
+    """Map a rank's items and build its tensors.
+
+    Args:
+        layout: the model's items.
+        items: (key, offset in the pool, size) in mapping order, as the manager gave them.
+        fd: the pool.
+        options: see :class:`AttachOptions`.
+    """
+    weights = Weights()
+    dtype = TORCH_DTYPE[layout.dtype]
+    start = time.perf_counter()
+    dense = [entry for entry in items if layout.items[entry[0]].expert is None]
+    mapped = _map(weights, fd, dense, private=not options.zero_copy, populate=options.populate)
+    at = 0
+    for key, _, size in dense:
+        item = layout.items[key]
+        for piece in item.pieces:
+            weights.tensors[item.layer, _short(piece.tensor)] = _tensor(mapped, at, piece, dtype)
+        at += size
+    weights.seconds["attachDense"] = time.perf_counter() - start
+    start = time.perf_counter()
+    for layer, entries in _by_layer(layout, items).items():
+        private = not (options.zero_copy and options.page_remap)
+        weights.experts[layer] = _experts(layout, weights, fd, entries, private=private, populate=options.populate)
+    weights.seconds["mapExperts"] = time.perf_counter() - start
+    return weights
+
+
+def _by_layer(layout: Layout, items: Sequence[tuple[str, int, int]]) -> Mapping[int, list[tuple[str, int, int]]]:
+    layers: dict[int, list[tuple[str, int, int]]] = {layer: [] for layer in layout.config.moe_layers}
+    for entry in items:
+        item = layout.items[entry[0]]
+        if item.expert is not None:
+            layers[item.layer].append(entry)
+    return layers
+
+
+def _map(
+    weights: Weights, fd: int, entries: Sequence[tuple[str, int, int]], *, private: bool, populate: bool
+) -> VirtualRange:
+    """One range over all entries, in order; runs that touch in the pool too take one mapping."""
+    mapped = VirtualRange(sum(size for _, _, size in entries))
+    weights._ranges.append(mapped)
+    at = 0
+    for offset, size in _runs(entries):
+        if private:
+            _copy_in(mapped, fd, offset, at, size)
+            weights.private_bytes += size
+        else:
+            mapped.map(fd, offset, at, size, populate=populate)
+        at += size
+    return mapped
+
+
+def _runs(entries: Sequence[tuple[str, int, int]]) -> list[tuple[int, int]]:
+    runs: list[tuple[int, int]] = []
+    for _, offset, size in entries:
+        if runs and runs[-1][0] + runs[-1][1] == offset:
+            runs[-1] = (runs[-1][0], runs[-1][1] + size)
+        else:
+            runs.append((offset, size))
+    return runs
+
+
+def _copy_in(mapped: VirtualRange, fd: int, offset: int, at: int, size: int) -> None:
+    window = VirtualRange(size)
+    window.map(fd, offset, 0, size)
+    mapped.back_privately(at, size)
+    copy_memory(mapped.address + at, window.address, size)
+    window.close()
+
+
+def _experts(
+    layout: Layout, weights: Weights, fd: int, entries: Sequence[tuple[str, int, int]], *, private: bool, populate: bool
+) -> Experts:
+    dtype, config = TORCH_DTYPE[layout.dtype], layout.config
+    mapped = _map(weights, fd, entries, private=private, populate=populate)
+    item = layout.items[entries[0][0]]
+    gate, up, down = item.pieces
+    flat = torch.frombuffer(mapped.buffer(0, item.size_bytes * len(entries)), dtype=dtype)
+    if up.offset_bytes != gate.elements * dtype.itemsize:
+        raise ValueError("gate and up must lie next to each other")
+    stride, hidden, width = item.size_bytes // dtype.itemsize, config.hidden_size, config.expert_width
+    return Experts(
+        gate_up=flat.as_strided((len(entries), 2 * width, hidden), (stride, hidden, 1)),
+        down=flat.as_strided(
+            (len(entries), hidden, width), (stride, width, 1), storage_offset=down.offset_bytes // dtype.itemsize
+        ),
+    )
+
+
+class KvCache:
+    """The rank's window on its KV pool: (blocks, layers, 2, block tokens, heads, head size), a block contiguous.
+
+    The window spans more blocks than are lent today, since the pool may grow while an instance runs.
+    """
+
+    def __init__(self, fd: int, layout: Layout, block_tokens: int, block_bytes: int, max_blocks: int = 1 << 16) -> None:
+        config, dtype = layout.config, TORCH_DTYPE[layout.dtype]
+        heads = config.kv_heads // layout.tensor_parallel
+        self.block_tokens = block_tokens
+        self._mapped = VirtualRange(block_bytes * max_blocks)
+        self._mapped.map(fd, 0, 0, block_bytes * max_blocks, writable=True)
+        flat: Any = torch.frombuffer(self._mapped.buffer(), dtype=dtype)
+        token = heads * config.head_dim
+        side = block_tokens * token
+        self.blocks: torch.Tensor | None = flat.as_strided(
+            (max_blocks, config.layers, 2, block_tokens, heads, config.head_dim),
+            (block_bytes // dtype.itemsize, 2 * side, side, token, config.head_dim, 1),
+        )
+
+    def close(self) -> None:
+        """Unmap."""
+        self.blocks = None
+        gc.collect()
+        self._mapped.close()

@@ -1,0 +1,96 @@
+"""Move running sequences from one instance to another with their KV blocks, without recomputing a token."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from medley_engine.memory.wire import RemoteError
+from medley_engine.serving.instances import Instance
+from medley_engine.serving.links import ManagerLink
+from medley_engine.serving.requests import Dispatcher
+from medley_engine.serving.settings import Settings
+
+
+async def hand_over(
+    old: Instance, new: Instance, dispatcher: Dispatcher, manager: ManagerLink, settings: Settings
+) -> dict[str, Any]:
+    """Move what runs on ``old``; what cannot move stays there and finishes there.
+
+    Each leader of the old instance stops at a step's end and tells where its sequences stand. Their blocks pass to a
+    rank of the new one: the same rank where it exists (no byte is copied), else the one with the fewest requests
+    (copied where it is another memory). A sequence whose blocks find no room is replayed. Outputs that a rank sent
+    before it stopped arrive before its answer, on the same connection, so no token is lost or sent twice.
+    """
+    counted = {"moved": 0, "replayed": 0, "seconds": 0.0}
+    if settings.handover != "kv" or not settings.shared_pages:
+        return counted
+    if settings.tensor_parallel > 1 and not settings.shared_domain:
+        return counted
+    start = time.monotonic()
+    counts = dispatcher.load(new)
+    for rank in old.leaders:
+        if old.state != "attached":
+            break
+        reply = await old.links[rank].ask("export")
+        same = rank if rank in counts and not settings.shared_domain else None
+        by_target: dict[int, list[dict[str, Any]]] = {}
+        for sequence in reply["sequences"]:
+            target = same if same is not None else min(counts, key=lambda r: (counts[r], r))
+            counts[target] += 1
+            by_target.setdefault(target, []).append(sequence)
+        for target, sequences in sorted(by_target.items()):
+            moved = await _pass_blocks((old, rank), (new, target), sequences, manager)
+            counted["moved" if moved else "replayed"] += len(sequences)
+            _resume(new, target, sequences, dispatcher)
+        old.links[rank].tell("handed", ids=[s["id"] for s in reply["sequences"]])
+        if reply["sequences"] and new.state == "attached":
+            new.wake()
+    counted["seconds"] = time.monotonic() - start
+    return counted
+
+
+async def _pass_blocks(
+    source: tuple[Instance, int], goal: tuple[Instance, int], sequences: list[dict[str, Any]], manager: ManagerLink
+) -> bool:
+    """Pass the blocks of sequences to a rank (all its tensor-parallel shards); False leaves them without blocks, to
+    be replayed.
+    """
+    (old, rank), (new, target) = source, goal
+    blocks = [block for sequence in sequences for block in sequence["blocks"]]
+    try:
+        given = blocks
+        for shard in range(old.settings.tensor_parallel):
+            reply = await manager.ask(
+                "kv_transfer", source=old.holder(rank + shard), target=new.holder(target + shard), blocks=blocks
+            )
+            given = reply["blocks"]
+    except RemoteError:
+        for sequence in sequences:
+            sequence["blocks"], sequence["computed"] = [], 0
+        return False
+    at = 0
+    for sequence in sequences:
+        count = len(sequence["blocks"])
+        sequence["blocks"] = given[at : at + count]
+        at += count
+    return True
+
+
+def _resume(new: Instance, target: int, sequences: list[dict[str, Any]], dispatcher: Dispatcher) -> None:
+    alive = []
+    for sequence in sequences:
+        request = dispatcher.requests.get(sequence["id"])
+        if request is None:
+            # Its client left meanwhile: it is added and aborted, which frees its blocks.
+            alive.append(sequence)
+            continue
+        request.instance, request.rank = new, target
+        alive.append(sequence)
+    if new.state != "attached":
+        dispatcher.requeue([r for s in sequences if (r := dispatcher.requests.get(s["id"])) is not None])
+        return
+    new.links[target].tell("add", sequences=alive)
+    gone = [s["id"] for s in sequences if s["id"] not in dispatcher.requests]
+    if gone:
+        new.links[target].tell("abort", ids=gone)

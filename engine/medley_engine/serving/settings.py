@@ -1,0 +1,63 @@
+"""Settings of one engine, given once at its start and passed to every process as JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What ``medley-engine serve`` was told. Memory sizes are per rank."""
+
+    model: str
+    run_dir: str
+    served_name: str = "model"
+    host: str = "127.0.0.1"
+    port: int = 8000
+    data_parallel: int = 1
+    max_data_parallel: int = 8
+    tensor_parallel: int = 1
+    shared_domain: bool = True
+    dtype: str = "float32"
+    page_bytes: int = 4096
+    block_tokens: int = 16
+    blocks_per_rank: int = 512
+    chunk_tokens: int = 32
+    budget_tokens: int = 128
+    max_running: int = 32
+    max_queue: int = 256
+    row_tile: int = 16
+    threads: int = 1
+    standbys: int = 2
+    spare_experts: int = 0
+    drain_timeout_s: float = 300.0
+    handover: str = "kv"
+    read_timeout_s: float = 30.0
+    max_body_bytes: int = 4 * 1024 * 1024
+    transport: str = "memory"
+    auto_scale: bool = False
+    ttft_objective_s: float = 2.0
+    tpot_objective_s: float = 0.5
+    # What follows exists to measure what each mechanism is worth, and to test failures.
+    shared_pages: bool = True
+    peer_copy: bool = True
+    keep_standbys: bool = True
+    zero_copy: bool = True
+    page_remap: bool = True
+    phase_delay_s: float = 0.0
+
+    @property
+    def run_path(self) -> Path:
+        """Directory of sockets and state."""
+        return Path(self.run_dir)
+
+    def dump(self) -> str:
+        """As JSON."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def load(cls, text: str) -> Settings:
+        """From :meth:`dump`."""
+        return cls(**json.loads(text))

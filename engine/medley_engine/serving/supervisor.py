@@ -1,0 +1,258 @@
+"""The parent of every process of an engine. It keeps what must survive them and starts what died; it computes nothing.
+
+It holds the descriptors of the manager's pools (as systemd's descriptor store does for a service) and the listening
+HTTP socket, so that a killed manager finds its pages again and a killed coordinator's new clients wait in the backlog
+instead of being refused. Children are tied to it by ``PR_SET_PDEATHSIG``: if it goes, everything goes, and the kernel
+frees all memory.
+
+One thread, no locks: the kernel ties children to the *thread* that started them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import logging
+import os
+import secrets
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medley_engine.memory import wire
+from medley_engine.serving.settings import Settings
+
+log = logging.getLogger("medley.engine.supervisor")
+
+TOKEN_VARIABLE = "MEDLEY_ENGINE_TOKEN"  # noqa: S105 - the name of the variable
+_MODULES = {
+    "hmm": "medley_engine.memory",
+    "coordinator": "medley_engine.serving.coordinator",
+    "rank": "medley_engine.runtime.rank",
+}
+_BACKOFF_S = (0.0, 0.0, 0.1, 0.5, 2.0, 5.0)
+_STEADY_S = 30.0
+
+
+@dataclass
+class Child:
+    """A process and how to start it again (ranks are not: whoever asked for them decides)."""
+
+    key: str
+    process: subprocess.Popen[bytes]
+    pidfd: int
+    started_s: float
+
+
+def _tie_to_parent() -> None:
+    """Runs in the child before exec."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+class Supervisor:
+    """Loop over sockets, children and signals."""
+
+    def __init__(self, settings: Settings, listener: socket.socket) -> None:
+        self._settings = settings
+        self._listener = listener
+        self._token = secrets.token_hex(32)
+        self._fds: dict[str, int] = {}
+        self._children: dict[str, Child] = {}
+        self._exits: dict[str, int] = {}
+        self._failures: dict[str, int] = {}
+        self._due: dict[str, float] = {}
+        self._selector = selectors.DefaultSelector()
+        self._stopping = False
+        run = settings.run_path
+        run.mkdir(parents=True, exist_ok=True)
+        run.chmod(0o700)
+        for stale in [*run.glob("*.sock"), *run.glob("*.store"), run / "state.json"]:
+            stale.unlink(missing_ok=True)
+        (run / "token").write_text(self._token)
+        (run / "token").chmod(0o600)
+        self._server = wire.listen(run / "supervisor.sock")
+        self._selector.register(self._server, selectors.EVENT_READ, self._accept)
+        self._wake_r, self._wake_w = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._selector.register(self._wake_r, selectors.EVENT_READ, self._drain_wake)
+
+    def run(self) -> int:
+        """Supervise until told to stop; returns the exit status."""
+        signal.set_wakeup_fd(self._wake_w)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._terminate)
+        self._start("hmm")
+        self._start("coordinator")
+        try:
+            while not (self._stopping and "coordinator" not in self._children):
+                for key, _ in self._selector.select(self._wait_s()):
+                    key.data(key.fileobj)
+                self._start_due()
+        finally:
+            self._kill_all()
+        return 0
+
+    # --- children ----------------------------------------------------------------------------------------------
+
+    def _start(self, key: str, spec: str | None = None) -> int:
+        kind = key.split("-", 1)[0]
+        passed: tuple[int, ...] = ()
+        argument = spec or self._settings.dump()
+        arguments = [sys.executable, "-m", _MODULES[kind], argument]
+        if kind == "coordinator":
+            passed = (self._listener.fileno(),)
+            arguments.append(str(self._listener.fileno()))
+        environment = {**os.environ, TOKEN_VARIABLE: self._token}
+        # Ranks share few cores: without these, every library starts a thread per core in each of them.
+        environment.update(
+            {"OMP_NUM_THREADS": str(self._settings.threads), "MKL_NUM_THREADS": str(self._settings.threads)}
+        )
+        process = subprocess.Popen(
+            arguments,
+            env=environment,
+            pass_fds=passed,
+            preexec_fn=_tie_to_parent,  # noqa: PLW1509 - this process has one thread
+            stdin=subprocess.DEVNULL,
+        )
+        child = Child(key, process, os.pidfd_open(process.pid), time.monotonic())
+        self._children[key] = child
+        self._exits.pop(key, None)
+        self._selector.register(child.pidfd, selectors.EVENT_READ, lambda _: self._ended(child))
+        return process.pid
+
+    def _ended(self, child: Child) -> None:
+        status = child.process.wait()
+        self._selector.unregister(child.pidfd)
+        os.close(child.pidfd)
+        del self._children[child.key]
+        self._exits[child.key] = status
+        if child.key in ("hmm", "coordinator") and not self._stopping:
+            steady = time.monotonic() - child.started_s > _STEADY_S
+            failures = self._failures[child.key] = 0 if steady else self._failures.get(child.key, 0) + 1
+            delay = _BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)]
+            self._due[child.key] = time.monotonic() + delay
+            log.warning("%s ended with status %s, started again in %.1f s", child.key, status, delay)
+
+    def _wait_s(self) -> float | None:
+        return max(0.0, min(self._due.values()) - time.monotonic()) if self._due else None
+
+    def _start_due(self) -> None:
+        for key in [k for k, at in self._due.items() if at <= time.monotonic()]:
+            del self._due[key]
+            if not self._stopping:
+                self._start(key)
+
+    def _terminate(self, _number: int, _frame: Any) -> None:
+        self._stopping = True
+        coordinator = self._children.get("coordinator")
+        if coordinator is not None:
+            coordinator.process.send_signal(signal.SIGTERM)
+
+    def _kill_all(self) -> None:
+        for child in self._children.values():
+            child.process.kill()
+        for child in list(self._children.values()):
+            child.process.wait()
+        for fd in self._fds.values():
+            os.close(fd)
+        for left in [*self._settings.run_path.glob("*.sock"), *self._settings.run_path.glob("*.store")]:
+            left.unlink(missing_ok=True)
+
+    # --- requests ----------------------------------------------------------------------------------------------
+
+    def _drain_wake(self, _: Any) -> None:
+        try:
+            os.read(self._wake_r, 4096)
+        except BlockingIOError:
+            return
+
+    def _accept(self, _: Any) -> None:
+        connection, _address = self._server.accept()
+        connection.settimeout(5.0)
+        try:
+            wire.accept_peer(connection, self._token)
+        except (OSError, EOFError, ValueError) as error:
+            log.warning("refused a connection: %s", error)
+            connection.close()
+            return
+        self._selector.register(connection, selectors.EVENT_READ, self._serve)
+
+    def _serve(self, connection: socket.socket) -> None:
+        try:
+            request, fds = wire.receive_frame(connection)
+            reply, given = self._answer(request, fds)
+            wire.send_frame(connection, reply, given)
+        except (EOFError, OSError, ValueError):
+            self._selector.unregister(connection)
+            connection.close()
+
+    def _answer(self, request: wire.Frame, fds: list[int]) -> tuple[wire.Frame, list[int]]:
+        answers: dict[str, Callable[[wire.Frame, list[int]], tuple[wire.Frame, list[int]]]] = {
+            "put_fd": self._put_fd,
+            "take_fds": self._take_fds,
+            "spawn": self._spawn,
+            "kill": self._kill,
+            "children": self._list_children,
+        }
+        answer = answers.get(str(request.get("do")))
+        if answer is None:
+            return {"error": "unknown_request", "message": f"no request {request.get('do')!r}"}, []
+        return answer(request, fds)
+
+    def _put_fd(self, request: wire.Frame, fds: list[int]) -> tuple[wire.Frame, list[int]]:
+        name = str(request["name"])
+        if name in self._fds:
+            os.close(self._fds[name])
+        (self._fds[name],) = fds
+        return {}, []
+
+    def _take_fds(self, _request: wire.Frame, _fds: list[int]) -> tuple[wire.Frame, list[int]]:
+        names = sorted(self._fds)
+        return {"names": names}, [self._fds[name] for name in names]
+
+    def _spawn(self, request: wire.Frame, _fds: list[int]) -> tuple[wire.Frame, list[int]]:
+        key = f"rank-{request['key']}"
+        if key in self._children:
+            return {"pid": self._children[key].process.pid}, []
+        return {"pid": self._start(key, json.dumps(request["spec"]))}, []
+
+    def _kill(self, request: wire.Frame, _fds: list[int]) -> tuple[wire.Frame, list[int]]:
+        child = self._children.get(f"rank-{request['key']}")
+        if child is not None:
+            child.process.kill()
+        return {}, []
+
+    def _list_children(self, _request: wire.Frame, _fds: list[int]) -> tuple[wire.Frame, list[int]]:
+        return {"children": {key: child.process.pid for key, child in self._children.items()}, "exits": self._exits}, []
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """The listening socket, which outlives coordinators."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((host, port))
+    listener.listen(4096)
+    return listener
+
+
+class SupervisorKeeper:
+    """The manager's way to have descriptors kept."""
+
+    def __init__(self, run_dir: Path, token: str) -> None:
+        self._connection = wire.connect(run_dir / "supervisor.sock", token, role="hmm")
+
+    def put(self, name: str, fd: int) -> None:
+        """See ``FdKeeper``."""
+        wire.call(self._connection, {"do": "put_fd", "name": name}, [fd])
+
+    def take(self) -> dict[str, int]:
+        """Descriptors that a predecessor left."""
+        reply, fds = wire.call(self._connection, {"do": "take_fds"})
+        return dict(zip(reply["names"], fds, strict=True))
