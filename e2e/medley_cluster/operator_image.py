@@ -95,9 +95,11 @@ def _build(repository: Path, name: str, target: Path, steps: Steps, step: Step) 
         if not builder.has(base):
             _provide_base(builder, base, steps)
         step.note = "building"
-        builder.build(repository / "operator" / "Dockerfile", context, name)
+        arguments = {"DEPENDENCIES": dependencies.name}
+        builder.build(repository / "operator" / "Dockerfile", context, name, arguments)
         step.note = "exporting"
-        builder.push(name, f"docker-archive:{target / 'image.tar'}:{name}")
+        builder.export(name, target / "image.tar")
+        builder.remove([old for old in builder.images() if old.startswith(f"{OPERATOR_REPOSITORY}:") and old != name])
     shutil.rmtree(context)
 
 
@@ -135,13 +137,23 @@ class Builder:
 
     def has(self, image: str) -> bool:
         """Whether the store has the image."""
-        listed = self.run("images", "--format", "{{.Name}}:{{.Tag}}").splitlines()
-        return any(name == image or name.endswith(f"/{image}") for name in listed)
+        return any(name == image or name.endswith(f"/{image}") for name in self.images())
 
-    def build(self, dockerfile: Path, context: Path, tag: str) -> None:
+    def images(self) -> list[str]:
+        """The names of all images in the store."""
+        return self.run("images", "--format", "{{.Name}}:{{.Tag}}").splitlines()
+
+    def remove(self, images: Sequence[str]) -> None:
+        """Forget images; layers that others share stay."""
+        if images:
+            self.run("rmi", *images)
+
+    def build(self, dockerfile: Path, context: Path, tag: str, build_arguments: dict[str, str]) -> None:
         """Build, with layers of earlier builds where nothing changed."""
         policy = str(self._settings() / "policy.json")
         arguments = ["--layers", "--pull-never", "--isolation", "chroot", "--signature-policy", policy]
+        for name, value in build_arguments.items():
+            arguments += ["--build-arg", f"{name}={value}"]
         self.run("build", *arguments, "--timestamp", "946684800", "-f", str(dockerfile), "-t", tag, str(context))
 
     def pull(self, image: str, timeout_s: float = 300.0) -> None:
@@ -149,9 +161,10 @@ class Builder:
         policy = str(self._settings() / "policy.json")
         self.run("pull", "--signature-policy", policy, image, timeout_s=timeout_s)
 
-    def push(self, image: str, destination: str) -> None:
-        """Write an image to a destination, such as an archive."""
-        self.run("push", "--signature-policy", str(self._settings() / "policy.json"), image, destination)
+    def export(self, image: str, archive: Path) -> None:
+        """Write an image as a docker-archive; an OCI layout would be compressed, which takes four times as long."""
+        policy = str(self._settings() / "policy.json")
+        self.run("push", "--signature-policy", policy, image, f"docker-archive:{archive}:{image}")
 
     def _settings(self) -> Path:
         folder = self.store / "settings"

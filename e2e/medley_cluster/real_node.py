@@ -101,14 +101,19 @@ class RealNode:
 
     # --- containerd -------------------------------------------------------------------------------------------------
 
-    def start_runtime(self, nodes: int, images: Path) -> None:
+    @property
+    def has_images(self) -> bool:
+        """Whether the node got its copy of an image store already."""
+        return (self.paths.folder / IMPORTED).exists()
+
+    def start_runtime(self, nodes: int, images: Path | None) -> None:
         """Make the node's network and start containerd on a copy of an image store; needs no API server."""
         self._network.create_node_namespace(self.number, nodes)
         for folder in (self.paths.folder, self.paths.runtime, self.paths.folder / "cni"):
             folder.mkdir(parents=True, exist_ok=True)
-        record = self.paths.folder / IMPORTED
-        if not record.exists():
-            record.write_text(json.dumps(copy_store(images, self.paths.containerd_root)))
+        if images and not self.has_images:
+            imported = copy_store(images, self.paths.containerd_root)
+            (self.paths.folder / IMPORTED).write_text(json.dumps(imported))
         write_if_changed(
             self.paths.folder / "cni" / "10-medley.conflist", json.dumps(self._cni_configuration(), indent=2)
         )

@@ -86,8 +86,10 @@ class RealNodes:
             image = operator_image(self._steps)
             archives.append(image.archive)
             self.operator_image = image.name
-        with self._steps.step("images") as step:
-            store = image_store(archives, self._programs, step)
+        store = None
+        if not all(node.has_images for node in self.nodes):
+            with self._steps.step("images") as step:
+                store = image_store(archives, self._programs, step)
         with self._steps.step("containerd") as step, ThreadPoolExecutor() as pool:
             list(pool.map(lambda node: node.start_runtime(len(self.nodes), store), self.nodes))
             late = sum(pool.map(lambda node: node.import_images(archives), self.nodes))
