@@ -1,5 +1,7 @@
-"""Which constraints cost money: tight ones without which the mix would be cheaper, asked one at a time.
+"""Which constraints cost money: those without which the mix would be cheaper, asked one at a time.
 
+All that could matter are asked, whether the mix touches them or not: replicas are whole, so that a bound of at most one
+small GPU may rule out the mix that has two, and the next best has none.
 A price cap never does: it is an upper bound on what is minimised, so it excludes mixes but makes none dearer.
 """
 
@@ -57,7 +59,7 @@ def ample(stock: Stock) -> Stock:
 
 
 def binding(view: View) -> Iterator[Binding]:
-    """Constraints that are tight and without which the mix would be cheaper; the demand where there are none."""
+    """Constraints without which the mix would be cheaper; the demand where there are none."""
     found = [*_binding_bounds(view), *_binding_stock(view)]
     yield from found
     if not found and view.plan.mix:
@@ -65,30 +67,22 @@ def binding(view: View) -> Iterator[Binding]:
 
 
 def _binding_bounds(view: View) -> Iterator[Binding]:
-    problem, counts = view.problem, view.counts
-    if problem.replicas_max is not None and sum(counts) == problem.replicas_max:
-        looser = replace(problem, replicas_max=None)
-        yield from _if_cheaper(
-            view, looser, "replicas_max", "maxReplicas", f"at most {plural(problem.replicas_max, 'replica')}"
-        )
-    if problem.replicas_min > 0 and sum(counts) == problem.replicas_min:
-        looser = replace(problem, replicas_min=0)
-        yield from _if_cheaper(
-            view, looser, "replicas_min", "minReplicas", f"at least {plural(problem.replicas_min, 'replica')}"
-        )
+    problem = view.problem
+    if problem.replicas_max is not None:
+        words = f"at most {plural(problem.replicas_max, 'replica')}"
+        yield from _if_cheaper(view, replace(problem, replicas_max=None), "replicas_max", "maxReplicas", words)
+    if problem.replicas_min > 1 or (problem.replicas_min and not problem.loads):
+        words = f"at least {plural(problem.replicas_min, 'replica')}"
+        yield from _if_cheaper(view, replace(problem, replicas_min=0), "replicas_min", "minReplicas", words)
     for index, bounds in enumerate(problem.pool_bounds):
-        here = sum(
-            count for variant, count in zip(problem.variants, counts, strict=True) if variant.pool == bounds.pool
-        )
         for name, bound, free in (
             ("pool_replicas_max", bounds.maximum, replace(bounds, maximum=None)),
             ("pool_replicas_min", bounds.minimum or None, replace(bounds, minimum=0)),
         ):
-            if bound is not None and here == bound:
+            if bound is not None:
                 pool_bounds = (*problem.pool_bounds[:index], free, *problem.pool_bounds[index + 1 :])
-                looser = replace(problem, pool_bounds=pool_bounds)
                 words = f"at {'most' if name.endswith('max') else 'least'} {plural(bound, 'replica')} in {bounds.pool}"
-                yield from _if_cheaper(view, looser, name, bounds.pool, words)
+                yield from _if_cheaper(view, replace(problem, pool_bounds=pool_bounds), name, bounds.pool, words)
 
 
 def _if_cheaper(view: View, looser: ServiceProblem, constraint: str, subject: str, words: str) -> Iterator[Binding]:

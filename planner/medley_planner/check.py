@@ -17,6 +17,7 @@ from medley_planner.capacity import Capacity
 from medley_planner.fleet import FleetState, Pool, ReplicaBounds, Service, Variant
 from medley_planner.result import BucketShare, FleetPlan, MixEntry, Outcome, ServicePlan
 from medley_planner.variants import CapacityFunction
+from medley_planner.wording import mix_text, plural
 
 LOAD_TOLERANCE = 1e-5
 """A replica may be loaded a hundred-thousandth beyond its capacity: far below what any measurement can tell."""
@@ -69,7 +70,7 @@ def check_mix(state: FleetState, plan: FleetPlan, name: str) -> tuple[Violation,
     found = [*_allowed(service, its_plan, pools), *_bounds(service, its_plan), *_cap(service, its_plan)]
     if its_plan.served_share < 1.0:
         detail = (
-            f"{_text(its_plan.mix)} serves only {100 * its_plan.served_share:.1f} % of {service.rate_rps:.4g} req/s"
+            f"{mix_text(its_plan.mix)} serves only {100 * its_plan.served_share:.1f} % of {service.rate_rps:.4g} req/s"
         )
         found.append(Violation("demand", name, detail))
     here = {entry.variant.pool for entry in its_plan.mix}
@@ -107,7 +108,7 @@ def _accounting(service: Service, plan: ServicePlan, pools: Mapping[str, Pool]) 
     """Entries sorted and positive, GPUs and prices those of the pools, the sum the sum."""
     variants = [entry.variant for entry in plan.mix]
     if variants != sorted(set(variants)):
-        yield Violation("accounting", service.name, f"its mix is not sorted: {_text(plan.mix)}")
+        yield Violation("accounting", service.name, f"its mix is not sorted: {mix_text(plan.mix)}")
     total = 0.0
     for entry in plan.mix:
         pool = pools.get(entry.variant.pool)
@@ -238,7 +239,8 @@ def _stock(
             room = min(groups[k] - _at_least(taken, pool.name, k) for k in groups if k <= size)
             use = _at_least(wanted, pool.name, size)
             if use > max(0, room):
-                detail = f"replicas of {size} GPUs and more use {use} GPUs of {pool.name}, {max(0, room)} can be had"
+                groups_of = f" in groups of {size} and more" if size > 1 else ""
+                detail = f"{plural(use, 'GPU')} of {pool.name}{groups_of} asked for, {max(0, room)} to be had"
                 yield Violation("stock", pool.name, detail)
 
 
@@ -267,7 +269,3 @@ def _totals(plan: FleetPlan) -> Iterator[Violation]:
             by_pool[entry.variant.pool] = by_pool.get(entry.variant.pool, 0) + entry.gpus
     if dict(plan.gpus_by_pool) != by_pool:
         yield Violation("accounting", "plan", f"GPUs by pool are {by_pool}, not {dict(plan.gpus_by_pool)}")
-
-
-def _text(mix: Iterable[MixEntry]) -> str:
-    return " + ".join(f"{entry.replicas}×{entry.variant}" for entry in mix) or "nothing"

@@ -1,7 +1,7 @@
 """Why this mix: what binds it, what other fleets would cost, and what keeps every other variant out.
 
 All of it holds with the stock that the other services leave.
-The answers are small programmes of one service each; a constraint is only asked about where it is tight.
+The answers are small programmes of one service each.
 """
 
 from __future__ import annotations

@@ -35,7 +35,8 @@ class Solver(enum.Enum):
 
     HIGHS = "HiGHS"
     CBC = "CBC"
-    """The paper's solver; needs its program, which PuLP ships for common platforms."""
+    """The paper's solver: the program `cbc` on the path, else the one that PuLP brings along. For comparisons only: it
+    runs as a process and writes files."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,9 @@ def melange(
         limits: Time and gap.
         solver: Who solves it.
         binary: One binary variable per slice, as the paper has it.
+
+    Raises:
+        pulp.PulpSolverError: There is no CBC on this machine.
     """
     items = [
         (b, 1 if binary else slice_factor)
@@ -102,7 +106,9 @@ def melange(
 
 def _solver(solver: Solver, limits: Limits) -> pulp.LpSolver:
     if solver is Solver.CBC:
-        return pulp.PULP_CBC_CMD(msg=False, threads=1, timeLimit=limits.time_limit_s, gapRel=limits.relative_gap)
+        found = pulp.COIN_CMD(msg=False)
+        path = found.path if found.available() else pulp.PULP_CBC_CMD.pulp_cbc_path
+        return pulp.COIN_CMD(path=path, msg=False, threads=1, timeLimit=limits.time_limit_s, gapRel=limits.relative_gap)
     return pulp.HiGHS(msg=False, threads=1, random_seed=0, timeLimit=limits.time_limit_s, gapRel=limits.relative_gap)
 
 

@@ -54,7 +54,7 @@ class BucketShare:
 
 @dataclass(frozen=True)
 class Binding:
-    """A constraint that holds with equality and costs money: without it the plan would be cheaper (or would exist).
+    """A constraint that costs money: without it the plan would be cheaper (or would exist).
 
     `constraint` is the formulation's name for it (`stock`, `cost_cap`, `replicas_max`, `replicas_min`,
     `pool_replicas_max`, `pool_replicas_min`, `demand`); `detail` is a sentence with names and figures.

@@ -78,7 +78,7 @@ def _remedy(
     wanted = [(pool, count) for pool, count in more.extra_gpus if count > 0]
     if not more.found or not wanted:
         return "more GPUs alone would not do within the bounds on replicas"
-    words = [f"{plural(count, 'GPU')} more of {pool}{_exhausted(pools[pool])}" for pool, count in wanted]
+    words = [f"{plural(count, 'more GPU')} of {pool}{_exhausted(pools[pool])}" for pool, count in wanted]
     return f"{prefix}{listed(words)} would do"
 
 

@@ -1,7 +1,7 @@
-"""Plans against exhaustive enumeration on small random fleets: several services, shared stock, caps, bounds, groups of GPUs.
+"""Plans against exhaustive enumeration on small random fleets: services that share stock, caps, bounds, groups of GPUs.
 
-The enumeration shares nothing with the planner but the fleet: it tries every mix that fits the stock, asks a linear programme
-of its own whether the mix serves the demand, and tries every combination of the services' mixes.
+The enumeration shares nothing with the planner but the fleet: it tries every mix that fits the stock, asks a linear
+programme of its own whether the mix serves the demand, and tries every combination of the services' mixes.
 More replicas never serve less, so only the smallest mixes that serve everything within the bounds have to be combined.
 """
 
@@ -12,12 +12,14 @@ import itertools
 import math
 import os
 import random
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 
 import highspy
 import numpy as np
 import pytest
+
 from medley_planner.fleet import FleetState, PlanOptions, Pool, Service, Variant
 from medley_planner.plan import plan
 from medley_planner.result import FleetPlan, Outcome, SolverStatus
@@ -244,7 +246,7 @@ def test_plans_cost_what_exhaustive_enumeration_finds(capsys: pytest.CaptureFixt
             raise AssertionError(f"seed {SEED}, fleet {number}: {state}") from error
         kinds[kind] = kinds.get(kind, 0) + 1
     with capsys.disabled():
-        print(f"\nseed {SEED}: {FLEETS} fleets: {dict(sorted(kinds.items(), key=lambda item: -item[1]))}")
+        sys.stdout.write(f"\nseed {SEED}: {FLEETS} fleets: {dict(sorted(kinds.items(), key=lambda item: -item[1]))}\n")
     compared = {kind: sum(n for name, n in kinds.items() if kind in name.split("+")) for kind in KINDS}
     assert compared["together"] + compared["scarce"] >= 500
     assert compared["scarce"] >= 30
@@ -277,7 +279,9 @@ def test_changes_to_what_runs_cost_what_exhaustive_enumeration_finds() -> None:
         changed = tuple(replace(each.service, running=runs) for each, runs in zip(services, running, strict=True))
         found = plan(FleetState(changed, state.pools), PlanOptions(explain=False), capacity_of=rates)
         planned = [
-            tuple({e.variant: e.replicas for e in found.service(each.service.name).mix}.get(v, 0) for v in each.variants)
+            tuple(
+                {e.variant: e.replicas for e in found.service(each.service.name).mix}.get(v, 0) for v in each.variants
+            )
             for each in services
         ]
         cost = sum(changed_cost(each, mix, runs) for each, mix, runs in zip(services, planned, now, strict=True))

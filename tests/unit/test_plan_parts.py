@@ -1,0 +1,212 @@
+"""Parts of the planner whose mistakes a sound plan could hide: greedy plan, dominance, bounds, split, memo."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import replace
+
+import pytest
+
+import medley_planner.cheapest as cheapest_module
+from medley_planner.cheapest import within_bounds
+from medley_planner.dominance import undominated
+from medley_planner.fleet import FleetState, PlanOptions, ReplicaBounds, Variant
+from medley_planner.greedy import greedy
+from medley_planner.lower_bound import fractional_bound, gap
+from medley_planner.memo import Memo
+from medley_planner.milp import Ending, Goal, Limits, Solution, solve
+from medley_planner.plan import plan
+from medley_planner.problem import FleetProblem, ServiceProblem, service_problem, stock_limits
+from medley_planner.result import Outcome, SolverStatus
+from medley_planner.split import split
+from medley_planner.variants import candidates
+from planner_fleets import (
+    LONG,
+    SHORT,
+    SMALL_AND_BIG,
+    Rates,
+    fleet,
+    mix,
+    pool,
+    random_fleet,
+    running,
+    service,
+    small_and_big,
+)
+
+LIMITS = Limits(time_limit_s=30.0, relative_gap=1e-6)
+PAIRS = Rates({("a", 1): {SHORT: 1.0, LONG: 1.0}, ("a", 2): {SHORT: 1.9, LONG: 1.9}, ("b", 1): {SHORT: 1.1, LONG: 1.1}})
+
+
+def figures(state: FleetState, rates: Rates) -> FleetProblem:
+    pools = sorted(state.pools, key=lambda each: each.name)
+    problems = tuple(
+        service_problem(each, candidates(each, pools, rates, Memo()), switching_horizon_s=3600.0)
+        for each in state.services
+    )
+    return FleetProblem(problems, stock_limits(problems, {each.name: each.stock for each in pools}))
+
+
+def only(state: FleetState, rates: Rates) -> ServiceProblem:
+    return figures(state, rates).services[0]
+
+
+# -- the greedy plan ---------------------------------------------------------------------------------------------------
+
+
+def test_the_greedy_plan_keeps_stock_caps_and_upper_bounds_and_never_beats_the_optimum() -> None:
+    whole = 0
+    for number in range(60):
+        state, rates = random_fleet(random.Random(f"greedy/{number}"))
+        problem = figures(state, rates)
+        mixes = greedy(problem)
+        for limit in problem.stock:
+            used = sum(limit.used_by(each, mix_) for each, mix_ in zip(problem.services, mixes, strict=True))
+            assert used <= limit.gpus, f"fleet {number}"
+        for each, counts in zip(problem.services, mixes, strict=True):
+            bounds = tuple(replace(b, minimum=0) for b in each.pool_bounds)
+            assert within_bounds(replace(each, replicas_min=0, pool_bounds=bounds), counts), f"fleet {number}"
+        best = solve(problem, Goal.CHEAPEST, LIMITS)
+        serves = all(
+            split(each, counts, Memo()).serves_all and within_bounds(each, counts)
+            for each, counts in zip(problem.services, mixes, strict=True)
+        )
+        if serves:
+            whole += 1
+            assert best.found, f"fleet {number}"
+            cost = sum(each.cost(counts) for each, counts in zip(problem.services, mixes, strict=True))
+            optimum = sum(each.cost(counts) for each, counts in zip(problem.services, best.replicas, strict=True))
+            assert cost >= optimum - 1e-3, f"fleet {number}"
+    assert whole >= 15
+
+
+def without_solver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cheapest_module, "solve", lambda *_, **__: Solution(Ending.NOTHING_FOUND))
+
+
+def test_where_the_solver_finds_nothing_in_time_the_greedy_plan_is_used_and_said_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    without_solver(monkeypatch)
+    found = plan(fleet(service(rate=8.0), small_and_big()), PlanOptions(explain=False), capacity_of=SMALL_AND_BIG)
+    assert found.status is SolverStatus.HEURISTIC
+    assert found.service("chat").outcome is Outcome.PLANNED
+    assert mix(found.service("chat")) == {"big": 2, "small": 2}
+    assert found.service("chat").lower_bound_usd_per_hour == pytest.approx(12.0)
+
+
+def test_where_the_greedy_plan_falls_short_too_what_runs_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_solver(monkeypatch)
+    asked = service(rate=8.0, running=running(big=2))
+    found = plan(fleet(asked, small_and_big(small=0, big=2)), PlanOptions(explain=False), capacity_of=SMALL_AND_BIG)
+    assert found.service("chat").outcome is Outcome.TIME_LIMIT
+    assert mix(found.service("chat")) == {"big": 2}
+    assert found.service("chat").reason == "The solver found no plan within 30 s"
+
+
+def test_a_time_limit_too_short_for_anything_still_gives_a_sound_plan() -> None:
+    state = fleet([service(f"s{k}", 3.0 + k) for k in range(4)], small_and_big(small=20, big=6))
+    found = plan(state, PlanOptions(time_limit_s=1e-6, explain=False), capacity_of=SMALL_AND_BIG)
+    assert all(each.outcome in (Outcome.PLANNED, Outcome.STOCK_SHORT, Outcome.TIME_LIMIT) for each in found.services)
+
+
+# -- dominance ---------------------------------------------------------------------------------------------------------
+
+
+def test_larger_replicas_that_do_no_more_than_smaller_ones_are_left_out() -> None:
+    state = fleet(service(tensor_parallel=(1, 2)), (pool("a", 1.0, 4),))
+    problem = only(state, PAIRS)
+    assert [str(problem.variants[v]) for v in undominated(problem, figures(state, PAIRS).stock)] == ["a/tp1"]
+
+
+@pytest.mark.parametrize(
+    "wishes",
+    [
+        {"replicas": ReplicaBounds(1, 5)},
+        {"replicas_by_pool": {"a": ReplicaBounds(0, 5)}},
+        {"running": {Variant("a", 2): 1}},
+    ],
+)
+def test_larger_replicas_stay_where_counts_are_bounded_or_they_run(wishes: dict[str, object]) -> None:
+    problem = only(fleet(service(tensor_parallel=(1, 2), **wishes), (pool("a", 1.0),)), PAIRS)
+    assert len(undominated(problem, ())) == 2
+
+
+def test_a_pool_that_is_dearer_and_no_better_is_left_out_where_stock_is_ample() -> None:
+    problem = only(fleet(service(), (pool("a", 1.2), pool("b", 1.0))), PAIRS)
+    assert [problem.variants[v].pool for v in undominated(problem, ())] == ["b"]
+    scarce = figures(fleet(service(rate=9.0), (pool("a", 1.2), pool("b", 1.0, 2))), PAIRS)
+    assert len(undominated(scarce.services[0], scarce.stock)) == 2
+
+
+def test_leaving_dominated_variants_out_changes_no_optimum() -> None:
+    pruned = 0
+    for number in range(60):
+        state, rates = random_fleet(random.Random(f"dominance/{number}"))
+        problem = figures(state, rates)
+        kept = [undominated(each, problem.stock) for each in problem.services]
+        small = FleetProblem(tuple(e.only(k) for e, k in zip(problem.services, kept, strict=True)), problem.stock)
+        if small == problem:
+            continue
+        pruned += 1
+        with_all, without = solve(problem, Goal.CHEAPEST, LIMITS), solve(small, Goal.CHEAPEST, LIMITS)
+        assert with_all.ending is without.ending, f"fleet {number}"
+        if with_all.found:
+            assert without.objective == pytest.approx(with_all.objective, abs=1e-3), f"fleet {number}"
+    assert pruned >= 15
+
+
+# -- bounds, split and memo --------------------------------------------------------------------------------------------
+
+
+def test_the_fractional_bound_gives_every_size_to_its_cheapest_variant() -> None:
+    """4 req/s of each size: short ones cost 1/2 $ per req/s on small GPUs, long ones 5/2 $ on big ones."""
+    problem = only(fleet(service(rate=8.0), small_and_big()), SMALL_AND_BIG)
+    assert fractional_bound(problem) == pytest.approx(4 * 0.5 + 4 * 2.5)
+    assert (
+        fractional_bound(only(fleet(service(rate=0.1, replicas=ReplicaBounds(3)), small_and_big()), SMALL_AND_BIG))
+        == 3.0
+    )
+    nowhere = only(fleet(service(), small_and_big()), Rates({("small", 1): {SHORT: 1.0}}))
+    assert fractional_bound(nowhere) == math.inf
+
+
+def test_gap() -> None:
+    assert gap(10.0, 9.0) == pytest.approx(0.1)
+    assert gap(10.0, 11.0) == 0.0
+    assert gap(0.0, 0.0) == 0.0
+
+
+def test_too_few_replicas_serve_what_most_requests_need() -> None:
+    problem = only(fleet(service(rate=8.0), small_and_big()), SMALL_AND_BIG)
+    assert [str(variant) for variant in problem.variants] == ["big/tp1", "small/tp1"]
+    one_small = split(problem, (0, 1), Memo())
+    assert one_small.served_share == pytest.approx(2.0 / 8.0)
+    assert not one_small.serves_all
+    nothing = split(problem, (0, 0), Memo())
+    assert (nothing.served_share, nothing.shares) == (0.0, ())
+
+
+def test_a_memo_forgets_the_least_recently_used() -> None:
+    memo = Memo(entries=2)
+    assert [memo.recall(key, lambda key=key: key * 10) for key in (1, 2, 1, 3, 1, 2)] == [10, 20, 10, 30, 10, 20]
+    assert (memo.hits, memo.misses) == (2, 4)
+    with pytest.raises(ValueError, match="entries must be at least 1, not 0"):
+        Memo(entries=0)
+
+
+def test_a_second_plan_of_the_same_fleet_solves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    state, memo = fleet([service(f"s{k}", 3.0 + k) for k in range(3)], small_and_big(small=12, big=5)), Memo()
+    first = plan(state, capacity_of=SMALL_AND_BIG, memo=memo)
+    monkeypatch.setattr(cheapest_module, "solve", lambda *_, **__: pytest.fail("solved again"))
+    assert plan(state, capacity_of=SMALL_AND_BIG, memo=memo) == first
+
+
+def test_services_that_need_the_same_are_solved_once() -> None:
+    memo = Memo()
+    twins = fleet([service(f"s{k}", 8.0) for k in range(5)], small_and_big())
+    plan(fleet(service("s0", 8.0), small_and_big()), PlanOptions(explain=False), capacity_of=SMALL_AND_BIG, memo=memo)
+    alone = memo.misses
+    plan(twins, PlanOptions(explain=False), capacity_of=SMALL_AND_BIG, memo=memo)
+    assert memo.misses == alone
