@@ -18,9 +18,9 @@ from rich.markup import escape
 
 from medley_cluster.cluster import Cluster
 from medley_cluster.waiting import wait_until
+from medley_demo.service_view import ServiceView
 from medley_demo.stage import Stage
 from medley_demo.telling import Chapter, Telling
-from medley_demo.service_view import ServiceView
 from medley_scenarios.pod_watch import PodWatch
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -88,7 +88,7 @@ def apply_samples(story: Story, chapter: Chapter) -> None:
 def rate_grows(story: Story, chapter: Chapter) -> None:
     """The rate of chat grows fourfold."""
     before, rate = story.chat.mix(), story.chat.read()["spec"]["workload"]["rate"]
-    _patch_chat(story, {"workload": {"rate": 4 * rate}})
+    _patch_chat(story, {"workload": {"rate": 4 * rate}, "disruption": {"stabilizationSeconds": 2}})
     with PodWatch(story.cluster) as pods:
         pods.mark()
         story.chat.wait_settled()
@@ -102,7 +102,6 @@ def price_rises(story: Story, chapter: Chapter) -> None:
     price = story.cluster.get_json("gpupool", "a100")["spec"]["pricePerGPUHour"]
     before, replicas = story.chat.mix(), story.chat.replicas()
     _promised("a100" in before, f"the story needs an A100 in the mix, not {before}")
-    _patch_chat(story, {"disruption": {"stabilizationSeconds": 2}})
     _patch(story, "gpupool", "a100", {"pricePerGPUHour": round(2.5 * price, 3)})
     with PodWatch(story.cluster) as pods:
         pods.mark()
@@ -117,18 +116,23 @@ def price_rises(story: Story, chapter: Chapter) -> None:
 
 
 def pool_lost(story: Story, chapter: Chapter) -> None:
-    """A pool's nodes vanish: Medley plans around them."""
-    pool = max(story.chat.plan()["entries"], key=lambda entry: entry["replicas"])["pool"]
-    selector = story.cluster.get_json("gpupool", pool)["spec"]["nodeSelector"]
-    labels = ",".join(f"{key}={value}" for key, value in selector.items())
-    before = story.chat.mix()
+    """A pool loses its nodes, and its autoscaler brings none: pods stay Pending, and Medley plans around it."""
+    view = story.chat
+    pool = max(view.plan()["entries"], key=lambda entry: entry["replicas"])["pool"]
+    spec = story.cluster.get_json("gpupool", pool)["spec"]
+    labels = ",".join(f"{key}={value}" for key, value in spec["nodeSelector"].items())
+    before = view.mix()
+    story.telling.say(f"  An autoscaler may bring the pool {pool} up to 16 GPUs, and is given 4 s to do so.")
+    _patch(story, "gpupool", pool, {"limit": 16, "exhaustion": {"pendingDeadlineSeconds": 4}})
     story.kubectl("delete", "nodes", "-l", labels)
-    story.chat.wait("nothing of the lost pool is planned", lambda: pool not in _pools_of(story.chat))
-    story.chat.wait_settled(timeout_s=90.0)
+    view.wait("nothing of the lost pool is planned", lambda: pool not in _pools_of(view), timeout_s=90.0)
+    view.wait_settled(timeout_s=90.0)
     story.kubectl("get", "gpupool", pool)
-    story.why(story.chat)
-    chapter.title = f"the pool {pool} loses its nodes"
-    chapter.outcome = f"{before} → {story.chat.mix()}"
+    exhausted = story.cluster.get_json("gpupool", pool)["status"].get("exhausted") or {}
+    story.telling.output(exhausted.get("reason", ""))
+    story.why(view)
+    chapter.title = f"the pool {pool} loses its nodes, and none come"
+    chapter.outcome = f"{before} → {view.mix()}; the pool counts as exhausted for a while"
     story.cluster.simulated_nodes.add(story.cluster.options.pools)
 
 
@@ -140,7 +144,7 @@ def cap_too_low(story: Story, chapter: Chapter) -> None:
     condition = story.chat.condition("Planned")
     story.telling.output(f"Planned={condition['status']} ({condition['reason']}): {condition['message']}")
     _promised(story.chat.serving() >= serving, "replicas were lost to an infeasible plan")
-    nearest = story.chat.read()["status"]["recommended"]["nearestFeasibleCostCap"]
+    nearest = story.chat.plan()["nearestFeasibleCostCap"]
     _patch_chat(story, {"gpus": {"maxCostPerHour": None}})
     story.chat.wait("planned again", lambda: story.chat.condition("Planned").get("status") == "True")
     chapter.outcome = f"refused: ${nearest:.2f}/h would do; all {serving} replicas kept serving"
