@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -33,7 +32,7 @@ from medley_cluster.progress import Steps
 from medley_cluster.prometheus import Prometheus
 from medley_cluster.real_nodes import NodesImpossibleError, RealNodes
 from medley_cluster.simulated_nodes import SimulatedNodes
-from medley_cluster.toolchain import CONTROL_PLANE, KWOK, ToolError, go_program
+from medley_cluster.toolchain import CONTROL_PLANE, KWOK, ToolError, go_program, run_checked
 from medley_cluster.waiting import wait_until
 
 DEFAULT_NAME = "medley"
@@ -275,7 +274,7 @@ class Cluster:
             self._control_plane.close()
             self._control_plane = None
         with steps.step("stop processes"):
-            stop_node_processes(self.processes)
+            stop_node_processes(self.processes, self.name)
             terminate(self.processes.all(), grace_s=5.0, kill=True)
             terminate(self.processes.stragglers(), grace_s=5.0, kill=True)
         if self.exists and self.has_network and why_no_network() is None:
@@ -284,8 +283,8 @@ class Cluster:
                 self.network.remove()
         release_index(self.state_dir)
         with steps.step("remove the state folder"):
-            if self.state_dir.exists():
-                shutil.rmtree(self.state_dir)
+            # Image stores are tens of thousands of files: rm takes a fraction of the time of shutil.rmtree.
+            run_checked(["rm", "-rf", str(self.state_dir)])
         self._state = None
         others = [Cluster(name) for name in cluster_names()]
         if not any(other.options.real_nodes for other in others):

@@ -15,6 +15,7 @@ from pathlib import Path
 from medley_cluster.network import NAMESPACES
 from medley_cluster.processes import ProcessRecord, ProcessTable, start_time_ticks, terminate
 from medley_cluster.real_node import RUNTIME_ROOT
+from medley_cluster.waiting import wait_until
 
 CNI_RESULTS = Path("/var/lib/cni/results")
 CONTAINER_LOGS = Path("/var/log/containers")
@@ -51,20 +52,25 @@ def restore_kernel_settings(file: Path) -> None:
     file.unlink()
 
 
-def stop_node_processes(processes: ProcessTable) -> None:
-    """kubelet and kube-proxy first, then the containers, then containerd and its shims."""
+def stop_node_processes(processes: ProcessTable, cluster: str) -> None:
+    """kubelet and kube-proxy first, then containerd, so that nothing starts anything; then what containers are left."""
     of_nodes = [record for record in processes.all() if record.name.rpartition("-")[2].isdigit()]
     terminate([one for one in of_nodes if one.name.startswith(("kubelet-", "kube-proxy-"))], grace_s=3.0, kill=True)
-    shims = [one for one in processes.stragglers() if one.argv and one.argv[0].endswith("containerd-shim-runc-v2")]
-    terminate(_descendants(shims), grace_s=5.0, kill=True)
     terminate([one for one in of_nodes if one.name.startswith("containerd-")], grace_s=5.0)
-    terminate(shims, grace_s=5.0, kill=True)
+
+    def nothing_left() -> bool:
+        runtimes = [one for one in processes.stragglers() if one.name in ("containerd-shim-runc-v2", "runc", "exe")]
+        left = [*runtimes, *_container_processes(cluster)]
+        terminate(left, grace_s=5.0, kill=True)
+        return not left
+
+    wait_until(nothing_left, 20.0, "the containers have ended")
 
 
 def remove_node_files(cluster: str, state_dir: Path, bridge: str) -> None:
     """Unmount what is left, and remove the traces outside the state folder. The processes must have been stopped."""
     runtime = RUNTIME_ROOT / cluster
-    _remove_cgroups(runtime)
+    _remove_cgroups(_containers(cluster))
     _unmount_below((runtime, state_dir))
     _remove_pod_networks(bridge)
     if CONTAINER_LOGS.is_dir():
@@ -94,9 +100,8 @@ def _remove_pod_networks(bridge: str) -> None:
         result.unlink(missing_ok=True)
 
 
-def _remove_cgroups(runtime: Path) -> None:
+def _remove_cgroups(containers: Iterable[str]) -> None:
     """The cgroups of the cluster's containers: folders named by the container, in every hierarchy."""
-    containers = [path.name for path in runtime.glob("*/containerd/io.containerd.runtime.v2.task/k8s.io/*")]
     for line in Path("/proc/self/mounts").read_text().splitlines():
         _, mounted_at, kind, *_ = line.split()
         if kind in ("cgroup", "cgroup2"):
@@ -124,27 +129,30 @@ def other_kubelet_runs() -> bool:
 def leftovers(cluster: str, state_dir: Path, bridge: str) -> list[str]:
     """What of the cluster's nodes is still on the machine; empty after a clean removal."""
     found = [f"mount {target}" for target in _mounts_below((RUNTIME_ROOT / cluster, state_dir))]
+    found += [f"process {one.pid}" for one in _container_processes(cluster)]
     found += [str(path) for path in CNI_RESULTS.glob(f"{bridge}-*")]
     if (RUNTIME_ROOT / cluster).exists():
         found.append(str(RUNTIME_ROOT / cluster))
     return found
 
 
-def _descendants(roots: Iterable[ProcessRecord]) -> list[ProcessRecord]:
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
+def _containers(cluster: str) -> set[str]:
+    """The containers that a node of this cluster runs, or ran when it was killed."""
+    tasks = (RUNTIME_ROOT / cluster).glob("*/containerd/io.containerd.runtime.v2.task/k8s.io/*")
+    return {path.name for path in tasks}
+
+
+def _container_processes(cluster: str) -> list[ProcessRecord]:
+    """Processes in a cgroup of one of the cluster's containers: they are found even when their shim is gone."""
+    containers = _containers(cluster)
+    found: list[ProcessRecord] = []
+    for entry in Path("/proc").iterdir() if containers else ():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                children.setdefault(parent, []).append(int(entry.name))
-    found: list[ProcessRecord] = []
-    waiting = [record.pid for record in roots]
-    while waiting:
-        for pid in children.get(waiting.pop(), []):
-            waiting.append(pid)
-            ticks = start_time_ticks(pid)
-            if ticks is not None:
-                found.append(ProcessRecord("container", pid, ticks, []))
+                words = set((entry / "cgroup").read_text().replace("/", " ").split())
+                ticks = start_time_ticks(int(entry.name))
+                if ticks is not None and words & containers:
+                    found.append(ProcessRecord("container", int(entry.name), ticks, []))
     return found
 
 
