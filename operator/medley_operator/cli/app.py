@@ -25,10 +25,10 @@ from medley_operator.cli.output import (
     EXIT_INFEASIBLE,
     EXIT_OK,
     OutputFormat,
-    console,
     print_data,
     print_errors,
     print_mistakes,
+    print_tables,
 )
 from medley_operator.cli.planning import plan_inputs
 from medley_operator.cli.tables import fleet_tables, rows_table
@@ -76,7 +76,7 @@ def plan(
         print_mistakes(error.mistakes)
         raise typer.Exit(EXIT_BAD_INPUT) from None
     if output is OutputFormat.TABLE:
-        console().print(fleet_tables(planned))
+        print_tables(fleet_tables(planned))
     else:
         print_data(planned.to_manifest(), output)
     raise typer.Exit(EXIT_OK if planned.feasible else EXIT_INFEASIBLE)
@@ -108,7 +108,7 @@ def explain(
         print_errors(f"the cluster's LLMService is of another release: {wrong}" for wrong in error.errors)
         raise typer.Exit(EXIT_BAD_INPUT) from None
     if output is OutputFormat.TABLE:
-        console().print(explanation_tables(service))
+        print_tables(explanation_tables(service))
     else:
         print_data(explanation(service), output)
     raise typer.Exit(EXIT_OK if is_planned(service) else EXIT_INFEASIBLE)
@@ -134,7 +134,7 @@ def workload(
         raise typer.Exit(EXIT_BAD_INPUT) from None
     match output:
         case OutputFormat.TABLE:
-            console().print(workload_tables(made))
+            print_tables(workload_tables(made))
         case OutputFormat.YAML:
             print_data({"workload": made.to_spec()}, output)
         case OutputFormat.JSON:
@@ -164,7 +164,7 @@ def discover(
         raise typer.Exit(EXIT_INFEASIBLE)
     match output:
         case OutputFormat.TABLE:
-            console().print(rows_table(*discovery.summary(pools)))
+            print_tables(rows_table(*discovery.summary(pools)))
         case OutputFormat.YAML:
             typer.echo(discovery.pools_yaml(pools), nl=False)
         case OutputFormat.JSON:

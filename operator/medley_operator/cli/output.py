@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import enum
 import json
+import os
 import sys
 from collections.abc import Iterable
 from typing import Any
 
 import yaml
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.text import Text
 
 from medley_operator.cli.inputs import Mistake
@@ -27,10 +28,17 @@ class OutputFormat(enum.StrEnum):
     YAML = "yaml"
 
 
-def console() -> Console:
-    """Standard output, as wide as the terminal (or COLUMNS); 120 characters where it is none."""
-    made = Console(highlight=False)
-    return made if made.is_terminal or made.width != 80 else Console(highlight=False, width=120)
+DEFAULT_WIDTH = 120
+"""Columns of a table where there is no terminal and COLUMNS does not say."""
+
+
+def print_tables(tables: RenderableType) -> None:
+    """Print tables on standard output, as wide as the terminal, without the blanks that they leave at ends of lines."""
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else DEFAULT_WIDTH
+    console = Console(highlight=False, width=width)
+    with console.capture() as captured:
+        console.print(tables)
+    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
 
 def print_data(value: Any, output: OutputFormat) -> None:

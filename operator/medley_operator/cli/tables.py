@@ -49,9 +49,8 @@ def plan_tables(plan: PlanStatus) -> RenderableType:
     """One plan: its mix, price and bound, and why."""
     parts: list[RenderableType] = [_verdict(plan)]
     if plan.entries:
-        parts += [Text(), _mix_table(plan), Text()]
-    parts.append(_cost_line(plan))
-    parts += [_binding_line(bound) for bound in plan.binding]
+        parts += [Text(), _mix_table(plan), Text(), _cost_line(plan)]
+    parts += [_binding_line(bound) for bound in plan.binding if not _is_said(bound, plan)]
     if plan.alternatives:
         parts += [Text(), _alternatives_table(plan.alternatives)]
     if plan.rejected:
@@ -63,7 +62,7 @@ def _verdict(plan: PlanStatus) -> Text:
     good = plan.outcome in FEASIBLE
     made = Text.assemble((plan.outcome, "bold green" if good else "bold red"), "  ", plan.reason)
     if plan.nearest_feasible_cost_cap is not None:
-        made.append(f" The lowest cap that would do is {money(plan.nearest_feasible_cost_cap)} $/h.", style="bold")
+        made.append(f"; the lowest cap that would do is {money(plan.nearest_feasible_cost_cap)} $/h", style="bold")
     return made
 
 
@@ -87,13 +86,17 @@ def _mix_table(plan: PlanStatus) -> Table:
 
 
 def _cost_line(plan: PlanStatus) -> Text:
-    made = Text.assemble(
-        (f"{money(plan.cost_per_hour)} $/h", "bold"),
-        f"  lower bound {money(plan.lower_bound)} $/h, gap {plan.gap_percent:g} %",
-    )
+    made = Text(f"{money(plan.cost_per_hour)} $/h", style="bold")
     if plan.served_percent < 100:
-        made.append(f"  serves {plan.served_percent:g} % of the requests within the objectives", style="red")
-    return made
+        return made.append(
+            f"  serves {plan.served_percent:g} % of the requests within the objectives", style="not bold red"
+        )
+    return made.append(f"  lower bound {money(plan.lower_bound)} $/h, gap {plan.gap_percent:g} %", style="not bold")
+
+
+def _is_said(bound: PlanBinding, plan: PlanStatus) -> bool:
+    """Whether the plan's reason says the same already."""
+    return bound.detail.rstrip(".").casefold() in plan.reason.casefold()
 
 
 def _binding_line(bound: PlanBinding) -> Text:
