@@ -78,7 +78,7 @@ def names(cluster: Cluster, kind: str) -> set[str]:
 
 
 def as_kubectl_sends(value: Any) -> Any:
-    """Kubectl turns YAML into JSON with Go's encoder, which writes 4.0 as 4. CEL rules refuse a raw 4.0 for an integer."""
+    """Kubectl makes JSON of YAML with Go's encoder, which writes 4.0 as 4. CEL refuses a raw 4.0 for an integer."""
     if isinstance(value, dict):
         return {key: as_kubectl_sends(inner) for key, inner in value.items()}
     if isinstance(value, list):
