@@ -15,7 +15,7 @@ from pathlib import Path
 from medley_cluster.network import NAMESPACES
 from medley_cluster.processes import ProcessRecord, ProcessTable, start_time_ticks, terminate
 from medley_cluster.real_node import RUNTIME_ROOT
-from medley_cluster.waiting import wait_until
+from medley_cluster.waiting import WaitTimeoutError, wait_until
 
 CNI_RESULTS = Path("/var/lib/cni/results")
 CONTAINER_LOGS = Path("/var/log/containers")
@@ -102,11 +102,17 @@ def _remove_pod_networks(bridge: str) -> None:
 
 def _remove_cgroups(containers: Iterable[str]) -> None:
     """The cgroups of the cluster's containers: folders named by the container, in every hierarchy."""
-    for line in Path("/proc/self/mounts").read_text().splitlines():
-        _, mounted_at, kind, *_ = line.split()
-        if kind in ("cgroup", "cgroup2"):
-            parent = Path(mounted_at) / "k8s.io"
-            _remove_if_empty(*(parent / container for container in containers), parent)
+    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    parents = [Path(words[1]) / "k8s.io" for words in mounts if words[2] in ("cgroup", "cgroup2")]
+    folders = [parent / container for parent in parents for container in containers]
+
+    def removed() -> bool:
+        _remove_if_empty(*folders)
+        return not any(folder.exists() for folder in folders)
+
+    with contextlib.suppress(WaitTimeoutError):  # Something that is not ours moved in: it is left alone.
+        wait_until(removed, 3.0, "killed processes have left their cgroups")
+    _remove_if_empty(*parents)
 
 
 def _remove_if_empty(*folders: Path) -> None:

@@ -56,7 +56,7 @@ class ClusterOptions:
     pools: tuple[SimulatedPool, ...] = DEFAULT_POOLS
     load_times_s: dict[str, float] = field(default_factory=dict)
     real_nodes: int = 1
-    real_gpu: str = "l4"
+    real_gpu: str = "t4"
     real_gpus_per_node: int = 8
     prometheus: bool = True
     operator_image: bool = False
