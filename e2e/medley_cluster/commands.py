@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--nodes", choices=("real", "none"), default="real", help="with or without real nodes")
     up.add_argument("--real-nodes", type=int, default=1, metavar="N", help="how many real nodes (default: %(default)s)")
     up.add_argument(
-        "--real-gpu", choices=tuple(GPU_MODELS), default="l4", help="the GPU type real nodes pretend to have"
+        "--real-gpu", choices=tuple(GPU_MODELS), default="t4", help="the GPU type real nodes pretend to have"
     )
     default_pools = ",".join(f"{pool.gpu}={pool.count}" for pool in DEFAULT_POOLS)
     up.add_argument("--pools", default=default_pools, help="simulated nodes, e.g. l4=3,h100=2x4 (2 nodes of 4 GPUs)")

@@ -124,7 +124,9 @@ def pool_lost(story: Story, chapter: Chapter) -> None:
     before = view.mix()
     story.telling.say(f"  An autoscaler may bring the pool {pool} up to 16 GPUs, and is given 4 s to do so.")
     _patch(story, "gpupool", pool, {"limit": 16, "exhaustion": {"pendingDeadlineSeconds": 4}})
-    story.kubectl("delete", "nodes", "-l", labels)
+    names = [node["metadata"]["name"] for node in story.cluster.get_json("nodes", "-l", labels)["items"]]
+    story.telling.say(f"  The cloud takes {', '.join(names)} back, with the pods on them.")
+    story.cluster.remove_nodes(*names)
     view.wait("nothing of the lost pool is planned", lambda: pool not in _pools_of(view), timeout_s=90.0)
     view.wait_settled(timeout_s=90.0)
     story.kubectl("get", "gpupool", pool)

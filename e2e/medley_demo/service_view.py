@@ -7,8 +7,7 @@ from typing import Any
 
 from medley_cluster.cluster import Cluster
 from medley_cluster.waiting import wait_until
-
-SERVICES = "/apis/medley.dev/v1alpha1/namespaces/{namespace}/llmservices/{name}"
+from medley_scenarios.changing import read_service, settled
 
 
 class ServiceView:
@@ -19,7 +18,7 @@ class ServiceView:
 
     def read(self) -> dict[str, Any]:
         """The whole object."""
-        return dict(self.cluster.api.get(SERVICES.format(namespace=self.namespace, name=self.name)))
+        return read_service(self.cluster, self.name, self.namespace)
 
     def plan(self) -> dict[str, Any]:
         """The plan that is acted on; empty before there is one."""
@@ -39,17 +38,7 @@ class ServiceView:
 
     def settled(self) -> bool:
         """Whether the newest spec is planned, no transition is under way and every replica serves."""
-        found = self.read()
-        status = found.get("status", {})
-        replicas = status.get("replicas") or {}
-        return bool(
-            status.get("observedGeneration") == found["metadata"]["generation"]
-            and status.get("plan")
-            and not status.get("transition")
-            and replicas.get("desired")
-            and replicas.get("serving") == replicas.get("desired")
-            and not replicas.get("draining")
-        )
+        return settled(self.read())
 
     def wait(self, what: str, condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
         """Wait for a condition on this service; the error says what the status was."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 from medley_cluster.cluster import Cluster
@@ -33,6 +34,11 @@ def llm(name: str, *, rate: float = 4.0, pools: list[str] | None = None, **spec:
     }
 
 
+def create(cluster: Cluster, manifest: dict[str, Any]) -> None:
+    """Create an LLMService or a GPUPool."""
+    cluster.api.post(POOLS if manifest["kind"] == "GPUPool" else PATH, manifest)
+
+
 def get(cluster: Cluster, name: str) -> dict[str, Any]:
     """The LLMService as it is."""
     found: dict[str, Any] = cluster.api.get(f"{PATH}/{name}")
@@ -41,13 +47,18 @@ def get(cluster: Cluster, name: str) -> dict[str, Any]:
 
 def change(cluster: Cluster, name: str, spec: dict[str, Any]) -> int:
     """Merge into the specification; gives the generation that this made."""
-    generation: int = cluster.api.patch(f"{PATH}/{name}", {"spec": spec})["metadata"]["generation"]
-    return generation
+    return _merge(cluster, "llmservice", name, {"spec": spec})
 
 
 def set_price(cluster: Cluster, pool: str, price: float) -> None:
     """Change what a GPU of a pool costs."""
-    cluster.api.patch(f"{POOLS}/{pool}", {"spec": {"pricePerGPUHour": price}})
+    _merge(cluster, "gpupool", pool, {"spec": {"pricePerGPUHour": price}})
+
+
+def _merge(cluster: Cluster, kind: str, name: str, patch: dict[str, Any]) -> int:
+    words = ("patch", kind, name, "-n", NAMESPACE, "--type=merge", "-p", json.dumps(patch), "-o", "json")
+    generation: int = json.loads(cluster.kubectl(*words))["metadata"]["generation"]
+    return generation
 
 
 def condition(service: dict[str, Any], kind: str) -> dict[str, Any]:
@@ -128,3 +139,14 @@ def events(cluster: Cluster, name: str) -> dict[str, str]:
     about = [event for event in items if event["involvedObject"]["name"] == name]
     about.sort(key=lambda event: event["metadata"]["creationTimestamp"])
     return {event["reason"]: event["message"] for event in about}
+
+
+def delete_services(cluster: Cluster, *, timeout_s: float = 60.0) -> None:
+    """Delete every LLMService, and wait until nothing of them is left."""
+    cluster.kubectl("delete", "llmservices", "--all", "--all-namespaces")
+    kinds = "deployments,replicasets,pods,services,poddisruptionbudgets"
+
+    def nothing_left() -> bool:
+        return not cluster.get_json(kinds, "-A", "-l", "app.kubernetes.io/managed-by=medley")["items"]
+
+    wait_until(nothing_left, timeout_s, "everything of the services is gone")
