@@ -34,6 +34,22 @@ def llm(name: str, *, rate: float = 4.0, pools: list[str] | None = None, **spec:
     }
 
 
+def gpu_pool(name: str, gpu: str, selector: dict[str, str]) -> dict[str, Any]:
+    """A GPUPool of simulated nodes with these labels, cheaper than all others."""
+    return {
+        "apiVersion": "medley.dev/v1alpha1",
+        "kind": "GPUPool",
+        "metadata": {"name": name},
+        "spec": {
+            "gpu": {"type": gpu},
+            "gpusPerNode": 8,
+            "nodeSelector": selector,
+            "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
+            "pricePerGPUHour": 0.5,
+        },
+    }
+
+
 def create(cluster: Cluster, manifest: dict[str, Any]) -> None:
     """Create an LLMService or a GPUPool."""
     cluster.api.post(POOLS if manifest["kind"] == "GPUPool" else PATH, manifest)

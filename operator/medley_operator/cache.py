@@ -1,9 +1,9 @@
 """The operator's memory of the cluster: projections of the watched objects, kept up to date by events and by lists.
 
-Two sources feed it. The watch tells every change, but a watch that breaks and starts anew does not tell what was deleted
-meanwhile. A list tells what is there at one resource version, and so what is not. `replace` merges a list into what the watch
-told before and since, by comparing resource versions. A kind counts as synced once it was listed; the operator acts only while all
-kinds are synced.
+Two sources feed it. The watch tells every change, but a watch that breaks and starts anew does not tell what was
+deleted meanwhile. A list tells what is there at one resource version, and so what is not. `replace` merges a list
+into what the watch told before and since, by comparing resource versions. A kind counts as synced once it was listed;
+the operator acts only while all kinds are synced.
 
 The cache lives in the event loop's thread and is not locked.
 """

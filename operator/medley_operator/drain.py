@@ -1,8 +1,8 @@
 """Watching draining pods until they have no request in flight.
 
-A pod counts as idle after the endpoints had time to forget it and two readings in a row were zero. Metrics that cannot be read say
-nothing, least of all zero: the pod is watched on, until its drain timeout (which `transition` judges) ends it. An engine that answers
-but has no such metrics (a custom one) is given a fixed time.
+A pod counts as idle after the endpoints had time to forget it and two readings in a row were zero. Metrics that
+cannot be read say nothing, least of all zero: the pod is watched on, until its drain timeout (which `transition`
+judges) ends it. An engine that answers but has no such metrics (a custom one) is given a fixed time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import aiohttp
 
-from medley_operator.engines import EngineError, Endpoint, requests_in_flight
+from medley_operator.engines import Endpoint, EngineError, requests_in_flight
 from medley_operator.log import logger
 
 LOG = logger("drain")

@@ -1,6 +1,7 @@
 """What the operator asks of a serving pod: to answer one real request, and how many requests it has in flight.
 
-Both go straight to the pod's address, not through a Service: a pod is asked before it is an endpoint and after it stopped being one.
+Both go straight to the pod's address, not through a Service: a pod is asked before it is an endpoint and after it
+stopped being one.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ IN_FLIGHT_METRICS: Mapping[str, tuple[str, ...]] = {
     "vllm": ("vllm:num_requests_running", "vllm:num_requests_waiting"),
     "sglang": ("sglang:num_running_reqs", "sglang:num_queue_reqs"),
 }
-"""Names of the gauges whose sum is the number of requests in flight, by engine. A custom engine may speak either dialect."""
+"""Names of the gauges whose sum is the number of requests in flight, by engine.
+
+A custom engine may speak either dialect.
+"""
 
 
 class EngineError(Exception):
@@ -44,7 +48,8 @@ class Endpoint:
 async def probe(session: aiohttp.ClientSession, endpoint: Endpoint) -> None:
     """Have the engine complete one token.
 
-    A custom engine that has no completions API (404, 405) counts as serving: its own readiness probe is all there is to know.
+    A custom engine that has no completions API (404, 405) counts as serving: its own readiness probe is all there is
+    to know.
 
     Raises:
         EngineError: It did not answer, or not with a completion.
@@ -96,7 +101,9 @@ async def _bounded(response: aiohttp.ClientResponse) -> bytes:
 
 
 def in_flight(exposition: str, engine: str) -> int | None:
-    """The sum of an engine's gauges over all their labels, out of a Prometheus text exposition; None where one is missing."""
+    """The sum of an engine's gauges over all their labels, out of a Prometheus text exposition;
+    None where one is missing.
+    """
     dialects = [IN_FLIGHT_METRICS[engine]] if engine in IN_FLIGHT_METRICS else list(IN_FLIGHT_METRICS.values())
     for names in dialects:
         sums = _sums(exposition.splitlines(), names)

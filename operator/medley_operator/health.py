@@ -16,7 +16,9 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 BEAT_EVERY_S = 1.0
 STUCK_AFTER_S = 120.0
-"""A planning round may take its solver's time limit and more; after so long without a sign of life, something is stuck."""
+"""A planning round may take its solver's time limit and more;
+after so long without a sign of life, something is stuck.
+"""
 
 
 class Pulse:

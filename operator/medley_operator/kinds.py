@@ -1,4 +1,6 @@
-"""The kinds of Kubernetes objects that the operator deals with: a static table, so that nothing has to be discovered."""
+"""The kinds of Kubernetes objects that the operator deals with:
+a static table, so that nothing has to be discovered.
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
-"""A thin asynchronous client of the API server: raw JSON in and out, typed errors, and only the calls that the operator makes.
+"""A thin asynchronous client of the API server: raw JSON in and out, typed errors, and only the calls that the
+operator makes.
 
-It uses the official client for what is hard to get right (kubeconfig, in-cluster credentials and their rotation, TLS), and
-nothing of its object models: those cost time and memory, and drop fields that they do not know.
+It uses the official client for what is hard to get right (kubeconfig, in-cluster credentials and their rotation,
+TLS), and nothing of its object models: those cost time and memory, and drop fields that they do not know.
 
-Status is written by server-side apply on the status subresource, not by a merge patch: what is sent *is* the status, so a field
-that is no longer sent goes away by itself, and the managed fields tell whose it was.
+Status is written by server-side apply on the status subresource, not by a merge patch: what is sent *is* the status,
+so a field that is no longer sent goes away by itself, and the managed fields tell whose it was.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -22,8 +22,8 @@ from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.configuration import Configuration
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 
-from medley_operator.version import VERSION
 from medley_operator.kinds import Kind
+from medley_operator.version import VERSION
 from medley_operator.workloads.naming import FIELD_OWNER
 
 JSON = "application/json"
@@ -96,12 +96,11 @@ async def load_configuration() -> Configuration:
             await load_kube_config(config_file=kubeconfig, client_configuration=configuration)
         elif os.environ.get("KUBERNETES_SERVICE_HOST"):
             load_incluster_config(client_configuration=configuration)
-        elif Path("~/.kube/config").expanduser().exists():
-            await load_kube_config(client_configuration=configuration)
         else:
-            raise ConfigurationError("no way to an API server: KUBECONFIG is not set and this is not a pod")
+            await load_kube_config(client_configuration=configuration)
     except (ConfigException, OSError, ValueError) as error:
-        raise ConfigurationError(f"cannot use {kubeconfig or 'the default configuration'}: {error}") from error
+        source = kubeconfig or "this pod's service account or ~/.kube/config"
+        raise ConfigurationError(f"no way to an API server by {source}: {error}") from error
     return configuration
 
 
@@ -140,7 +139,10 @@ class KubeClient:
     async def pages(
         self, kind: Kind, namespace: str | None = None, *, label_selector: str = "", field_selector: str = ""
     ) -> AsyncIterator[tuple[list[Object], int]]:
-        """As `list_all`, page by page, so that a large cluster is never wholly in memory. All pages show the same moment."""
+        """As `list_all`, page by page, so that a large cluster is never wholly in memory.
+
+        All pages show the same moment.
+        """
         query = {"limit": str(PAGE_SIZE), "labelSelector": label_selector, "fieldSelector": field_selector}
         while True:
             page = await self._call("GET", kind, kind.path(namespace), query=query)
@@ -156,7 +158,8 @@ class KubeClient:
         """Server-side apply as the one field owner; with `force`, what others own of these fields is taken over.
 
         Raises:
-            ConflictError: Without `force`, others own some of these fields; or the object has another uid or resource version.
+            ConflictError: Without `force`, others own some of these fields; or the object has another uid or resource
+            version.
         """
         metadata = manifest["metadata"]
         return await self._call(
@@ -212,7 +215,10 @@ class KubeClient:
         )
 
     async def delete(self, kind: Kind, name: str, namespace: str | None = None, *, uid: str) -> None:
-        """Delete the object with this uid, and in the background what it owns. Raises NotFoundError where it is gone."""
+        """Delete the object with this uid, and in the background what it owns.
+
+        Raises NotFoundError where it is gone.
+        """
         body = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
         await self._call("DELETE", kind, kind.path(namespace, name), body=body)
 
@@ -228,7 +234,8 @@ class KubeClient:
         timeout_s: float | None = None,
     ) -> Object:
         try:
-            return await self._send(method, path, query or {}, body, content_type, timeout_s or REQUEST_TIMEOUT_S)
+            url = path + _query_string(query or {})
+            return await self._send(method, url, body, content_type, timeout_s or REQUEST_TIMEOUT_S)
         except KubeError as error:
             if self._on_error is not None:
                 self._on_error(method, kind, error)
@@ -238,19 +245,17 @@ class KubeClient:
         self,
         method: str,
         path: str,
-        query: Mapping[str, str],
         body: Mapping[str, Any] | None,
         content_type: str,
         timeout_s: float,
     ) -> Object:
         url = self._configuration.host + path
-        words = urlencode({key: value for key, value in query.items() if value})
         headers = {"Accept": JSON, "Content-Type": content_type, "User-Agent": self._api.user_agent}
         await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
         try:
             async with asyncio.timeout(timeout_s):
                 response = await self._api.rest_client.request(
-                    method, f"{url}?{words}" if words else url, headers=headers, body=body, _request_timeout=timeout_s
+                    method, url, headers=headers, body=body, _request_timeout=timeout_s
                 )
                 content = await response.read()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
@@ -260,6 +265,11 @@ class KubeClient:
             raise _error(f"{method} {path}", response.status, content, response.headers.get("Retry-After"))
         answer: Object = json.loads(content) if content else {}
         return answer
+
+
+def _query_string(query: Mapping[str, str]) -> str:
+    words = urlencode({key: value for key, value in query.items() if value})
+    return f"?{words}" if words else ""
 
 
 def _error(what: str, code: int, content: bytes, retry_after: str | None) -> KubeError:

@@ -1,11 +1,13 @@
 """Leadership by a Lease: of several operator processes, one acts.
 
-The official client has a leader election of its own (`kubernetes.aio.leaderelection`). It was read, and is not used: a request
-that hangs is not cut off by the renew deadline, connection errors end it instead of being retried, times are local
-wall-clock times without a zone, it does not release the Lease when the process stops, and there is no way to ask, just before a
-write, whether one still leads. This is the same protocol (that of client-go) with these five points mended.
+The official client has a leader election of its own (`kubernetes.aio.leaderelection`). It was read, and is not used:
+a request that hangs is not cut off by the renew deadline, connection errors end it instead of being retried, times
+are local wall-clock times without a zone, it does not release the Lease when the process stops, and there is no way
+to ask, just before a write, whether one still leads. This is the same protocol (that of client-go) with these five
+points mended.
 
-Expiry is judged by this process's own monotonic clock, from when it saw the Lease change, so clocks of machines need not agree.
+Expiry is judged by this process's own monotonic clock, from when it saw the Lease change, so clocks of machines need
+not agree.
 """
 
 from __future__ import annotations
@@ -54,7 +56,10 @@ class Leadership:
             await asyncio.sleep(self._settings.retry_period_s)
 
     async def release(self) -> None:
-        """Give the Lease back, so that another process need not wait until it expires. Fails quietly: it expires anyway."""
+        """Give the Lease back, so that another process need not wait until it expires.
+
+        Fails quietly: it expires anyway.
+        """
         if self._renewed_s is None or self._lease is None:
             return
         self._renewed_s = None

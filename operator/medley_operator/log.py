@@ -1,4 +1,7 @@
-"""Structured logs: one line of JSON per message, or coloured lines for people. Values are names, counts and times, never secrets."""
+"""Structured logs: one line of JSON per message, or coloured lines for people.
+
+Values are names, counts and times, never secrets.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The planning loop: woken by changes, it observes, plans off the event loop, and leaves a verdict on every service.
 
-Rounds are debounced, so that a hundred services applied at once are planned together, and cost nothing where nothing has changed that
-a plan depends on. A timer bounds how old a round can get.
+Rounds are debounced, so that a hundred services applied at once are planned together, and cost nothing where nothing
+has changed that a plan depends on. A timer bounds how old a round can get.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from medley_operator.kube import ConfigurationError
 from medley_operator.log import configure, logger
+from medley_operator.operator import Operator
 from medley_operator.settings import Settings, SettingsError
 from medley_operator.version import VERSION
 
@@ -39,8 +40,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def _run(settings: Settings) -> int:
-    from medley_operator.operator import Operator
-
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -48,7 +47,7 @@ async def _run(settings: Settings) -> int:
     try:
         await Operator(settings).run(stop)
     except ConfigurationError as error:
-        LOG.error("cannot start", error=str(error))
+        LOG.critical("cannot start", error=str(error))
         return EXIT_FAILED
     except ExceptionGroup:
         LOG.exception("stopped by an error that nobody foresaw")

@@ -1,4 +1,6 @@
-"""Puts the operator together: cache, watches, leadership, the planning loop, the actors, and the servers around them."""
+"""Puts the operator together: cache, watches, leadership, the planning loop, the actors,
+and the servers around them.
+"""
 
 from __future__ import annotations
 

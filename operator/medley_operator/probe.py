@@ -1,4 +1,7 @@
-"""Probes of pods that have loaded: one real request each, before their gate opens. Run beside the loop, a bounded number at a time."""
+"""Probes of pods that have loaded: one real request each, before their gate opens.
+
+Run beside the loop, a bounded number at a time.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from dataclasses import dataclass
 
 import aiohttp
 
-from medley_operator.engines import EngineError, Endpoint, probe
+from medley_operator.engines import Endpoint, EngineError, probe
 from medley_operator.log import logger
 
 LOG = logger("probe")

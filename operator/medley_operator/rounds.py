@@ -45,7 +45,10 @@ class Round:
 
 
 class Planner:
-    """Plans round after round, and does not plan again what has not changed. Not safe for use from two threads at a time."""
+    """Plans round after round, and does not plan again what has not changed.
+
+    Not safe for use from two threads at a time.
+    """
 
     def __init__(self) -> None:
         self._memo = Memo()
@@ -126,7 +129,9 @@ def _verdict(
 
 
 def _judged(decision: Decision) -> ServicePlan:
-    """The plan that tells whether the service can be served: the one that is held back, where one is for want of a feasible one."""
+    """The plan that tells whether the service can be served:
+    the one that is held back, where one is for want of a feasible one.
+    """
     if decision.choice is Choice.HOLD and decision.candidate is not None:
         return decision.candidate
     return decision.plan

@@ -73,7 +73,9 @@ class Settings:
 
 
 def _check_ordered(settings: Settings) -> None:
-    """Leadership is exclusive only where the leader gives up before others take over, and tries more than once before it does."""
+    """Leadership is exclusive only where the leader gives up before others take over,
+    and tries more than once before it does.
+    """
     if settings.renew_deadline_s >= settings.lease_duration_s:
         raise SettingsError(f"{PREFIX}RENEW_DEADLINE_SECONDS must be less than {PREFIX}LEASE_DURATION_SECONDS")
     if settings.retry_period_s * 2 > settings.renew_deadline_s:

@@ -1,7 +1,8 @@
 """How a service gets from the replicas that it has to those it should have, without serving less in between.
 
-Pure: what is observed goes in, the next actions come out. Nothing is remembered between steps but what API objects hold, so a step
-after a restart is a step like any other, and a step that was carried out half is completed by the next one.
+Pure: what is observed goes in, the next actions come out. Nothing is remembered between steps but what API objects
+hold, so a step after a restart is a step like any other, and a step that was carried out half is completed by the
+next one.
 
 The life of a replica, as far as steps move it (the pod's gate is the readiness gate `medley.dev/serving`):
 
@@ -16,14 +17,15 @@ The life of a replica, as far as steps move it (the pod's gate is the readiness 
 Rules, in the order in which they hold:
 
 1. Add before remove. A Deployment of the target that is too small grows at once.
-2. A surplus is met by replicas that do not serve first: they may go at once, least advanced first. They are never opened.
+2. A surplus is met by replicas that do not serve first: they may go at once, least advanced first. They are never
+opened.
 3. Replicas that serve are drained only while *every* replica of the target serves.
-   One exception, rule 3a: where new replicas have found no room for `MAKE_ROOM_AFTER_S` in a pool in which surplus replicas of the same
-   service serve, these make room one at a time, down to one less than `Situation.floor`: otherwise a full pool could never take
-   up a new image.
-4. A Deployment is lowered only by replicas that do not serve, and only by as many as there are. The ReplicaSet controller removes
-   replicas that are not Ready first, and only we open gates, so it can never pick one that serves. Among those not Ready it goes
-   by deletion cost: what shall go is marked down (Shed) before the Deployment is lowered.
+   One exception, rule 3a: where new replicas have found no room for `MAKE_ROOM_AFTER_S` in a pool in which surplus
+   replicas of the same service serve, these make room one at a time, down to one less than `Situation.floor`:
+   otherwise a full pool could never take up a new image.
+4. A Deployment is lowered only by replicas that do not serve, and only by as many as there are. The ReplicaSet
+   controller removes replicas that are not Ready first, and only we open gates, so it can never pick one that serves.
+   Among those not Ready it goes by deletion cost: what shall go is marked down (Shed) before the Deployment is lowered.
 5. A Deployment that is not in the target is deleted once it has no replicas.
 
 | phase    | while                                             | actions that may come                    |
@@ -326,7 +328,9 @@ def _drain(share: _Share, situation: Situation, *, may_drain: bool) -> list[Acti
 
 
 def _to_drain(share: _Share) -> list[Replica]:
-    """Those that serve, in the order in which they had better go: on nodes that are being emptied, then the youngest."""
+    """Those that serve, in the order in which they had better go:
+    on nodes that are being emptied, then the youngest.
+    """
     serving = share.of(ReplicaState.SERVING)
     return sorted(serving, key=lambda replica: (not replica.leaving_node, -replica.created_s, replica.name))
 

@@ -82,8 +82,8 @@ def running_mix(view: ServiceView, deployments: Iterable[DeploymentView]) -> dic
 def aim(view: ServiceView, verdict: Verdict | None, deployments: Iterable[DeploymentView], *, now_s: float) -> Aim:
     """Where to go: where the verdict says, or on with what was begun, or nowhere.
 
-    Without a verdict (just started, a broken specification, an infeasible plan) a change that was begun is still completed:
-    every replica of the old mix may be gone already.
+    Without a verdict (just started, a broken specification, an infeasible plan) a change that was begun is still
+    completed: every replica of the old mix may be gone already.
     """
     live = {item.name: item.replicas for item in deployments if item.replicas and not item.deleting}
     under_way = view.status.transition
@@ -118,7 +118,8 @@ def _why(verdict: Verdict) -> tuple[str, str]:
     if verdict.choice is Choice.CHANGE:
         return verdict.reason, verdict.message
     return "ReplicasDiffer", (
-        "the mix stays as it is, but its Deployments are not as they should be: the pod template changed, or somebody scaled them"
+        "the mix stays as it is, but its Deployments are not as they should be: "
+        "the pod template changed, or somebody scaled them"
     )
 
 

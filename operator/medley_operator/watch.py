@@ -1,13 +1,15 @@
 """The event source: kopf watches, its handlers project each object and hand it to the cache, and do nothing else.
 
-kopf runs in a thread with an event loop of its own. It was made to own its process: it takes over signals, ends with its first fatal error
-(a watch answered with an error, a kind that vanished), and then cancels every task of its loop. In a thread it can end and be started anew
-while the operator stays up, holds, and keeps its Lease.
+kopf runs in a thread with an event loop of its own. It was made to own its process: it takes over signals, ends with
+its first fatal error (a watch answered with an error, a kind that vanished), and then cancels every task of its loop.
+In a thread it can end and be started anew while the operator stays up, holds, and keeps its Lease.
 
-kopf writes nothing here: there are only `on.event` handlers, so no annotations and no finalizers; peering, scanning and posting of events are off.
+kopf writes nothing here: there are only `on.event` handlers, so no annotations and no finalizers; peering, scanning
+and posting of events are off.
 
-What kopf cannot tell is when it has seen everything, and what was deleted while a watch was broken. So the operator lists every kind itself
-when the watches have started, soon after, after every outage of the API server, and now and then, and merges the list into what the watch told.
+What kopf cannot tell is when it has seen everything, and what was deleted while a watch was broken. So the operator
+lists every kind itself when the watches have started, soon after, after every outage of the API server, and now and
+then, and merges the list into what the watch told.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""A queue of keys to work on: each key at most once at a time, failures retried later and later. After client-go's workqueue."""
+"""A queue of keys to work on: each key at most once at a time, failures retried later and later.
+
+After client-go's workqueue.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +63,10 @@ class Workqueue(Generic[K]):
             self._timers.pop(key)[1].cancel()
 
     async def work(self, process: Callable[[K], Awaitable[None]], *, workers: int) -> None:
-        """Have so many workers process keys until cancelled. `process` may raise RetryLater; other errors end the work."""
+        """Have so many workers process keys until cancelled.
+
+        `process` may raise RetryLater; other errors end the work.
+        """
         async with asyncio.TaskGroup() as group:
             for _ in range(workers):
                 group.create_task(self._worker(process))

@@ -1,8 +1,9 @@
 """Brings one service to where its verdict says: writes down what it is about to do, does it, and reports.
 
-A pass looks at the cache, decides (`verdict.aim`, `transition.step`: pure), acts and writes the status. Everything that a later pass
-needs is in API objects; the pass after a crash is a pass like any other. A step that takes capacity away is decided anew on a fresh
-read of the service's pods and Deployments, so that a watch that lags costs time and never a replica.
+A pass looks at the cache, decides (`verdict.aim`, `transition.step`: pure), acts and writes the status. Everything
+that a later pass needs is in API objects; the pass after a crash is a pass like any other. A step that takes capacity
+away is decided anew on a fresh read of the service's pods and Deployments, so that a watch that lags costs time and
+never a replica.
 """
 
 from __future__ import annotations
@@ -161,23 +162,11 @@ class ServiceActor:
         ours = (pod for pod in self._cache.pods if pod.service == view.name and pod.namespace == view.namespace)
         pods = tuple(sorted((pod for pod in ours if pod.deployment in names), key=lambda pod: pod.name))
         heading = aim(view, verdict, deployments, now_s=now_s)
-        situation = self._situation(view, verdict, heading, deployments, pods, now_s)
-        return _Scene(view, verdict, heading, deployments, pods, situation, step(situation))
-
-    def _situation(
-        self,
-        view: ServiceView,
-        verdict: Verdict | None,
-        heading: Aim,
-        deployments: tuple[DeploymentView, ...],
-        pods: tuple[PodView, ...],
-        now_s: float,
-    ) -> Situation:
         pools = {item.name: item.pool for item in deployments}
         pools |= {name: variant.pool for name, variant in (verdict.variants if verdict else {}).items()}
         before = sum(heading.transition.from_.values()) if heading.transition is not None else 0
         after = sum(heading.target.values())
-        return Situation(
+        situation = Situation(
             target={name: count for name, count in heading.target.items() if count},
             pools={name: pools.get(name, "") for name in heading.target},
             deployments=deployed(deployments),
@@ -188,6 +177,7 @@ class ServiceActor:
             drain_timeout_s=float(view.llm.spec.disruption.drain_timeout_seconds) if view.llm else 300.0,
             now_s=now_s,
         )
+        return _Scene(view, verdict, heading, deployments, pods, situation, step(situation))
 
     async def _begin(self, scene: _Scene) -> _Scene:
         """Write the new transition down before anything is done for it."""

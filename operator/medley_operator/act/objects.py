@@ -1,4 +1,7 @@
-"""The actions of a transition, as calls to the API server. Each is idempotent, and each takes its answer into the cache."""
+"""The actions of a transition, as calls to the API server.
+
+Each is idempotent, and each takes its answer into the cache.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,9 @@ class ServiceObjects:
         self._cache = cache
 
     async def refresh(self, view: ServiceView) -> None:
-        """Read a service's Deployments and pods from the API server, so that what is decided next rests on what is now."""
+        """Read a service's Deployments and pods from the API server,
+        so that what is decided next rests on what is now.
+        """
         selector = f"{naming.LABEL_MANAGED_BY}={naming.MANAGED_BY},{naming.LABEL_SERVICE}={view.name}"
         for kind in (DEPLOYMENTS, PODS):
             shelf = self._cache.shelf(kind)
@@ -41,7 +46,10 @@ class ServiceObjects:
         await self._scale(item, {"metadata": {"uid": item.uid}, "spec": {"replicas": replicas}})
 
     async def lower_to(self, item: DeploymentView, replicas: int) -> None:
-        """Lower the number of replicas of the Deployment that was seen. Raises ConflictError where it has changed since."""
+        """Lower the number of replicas of the Deployment that was seen.
+
+        Raises ConflictError where it has changed since.
+        """
         metadata = {"uid": item.uid, "resourceVersion": str(item.version)}
         await self._scale(item, {"metadata": metadata, "spec": {"replicas": replicas}})
 

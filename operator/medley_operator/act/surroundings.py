@@ -1,4 +1,6 @@
-"""What stands around a service's replicas: its Service, its PodDisruptionBudget, and the pool and profile that manifests are made of."""
+"""What stands around a service's replicas: its Service, its PodDisruptionBudget,
+and the pool and profile that manifests are made of.
+"""
 
 from __future__ import annotations
 

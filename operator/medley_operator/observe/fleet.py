@@ -173,7 +173,9 @@ def _pool_finding(
 
 
 def _exhaustion(pool: GPUPool, pods: Iterable[PodView], *, now_s: float) -> tuple[float | None, str]:
-    """Until when a pool counts as exhausted, and why: as its status says, or because replicas have been Pending for too long."""
+    """Until when a pool counts as exhausted, and why:
+    as its status says, or because replicas have been Pending for too long.
+    """
     told = pool.status.exhausted if pool.status is not None else None
     if told is not None and seconds(told.until) > now_s:
         return seconds(told.until), told.reason

@@ -1,7 +1,7 @@
 """Projections: what the operator keeps of an object. Raw objects are never kept, they are a hundred times as large.
 
-`version` (the resource version) does not take part in comparison: two projections are equal where no decision could tell them
-apart, so that heartbeats and other people's annotations wake nobody.
+`version` (the resource version) does not take part in comparison: two projections are equal where no decision could
+tell them apart, so that heartbeats and other people's annotations wake nobody.
 """
 
 from __future__ import annotations
@@ -295,7 +295,9 @@ def service_view(raw: Object) -> ServiceView:
 
 
 def _status(raw: Object) -> LLMServiceStatus:
-    """The status that was written last; an empty one where another release's does not parse, which is then written anew."""
+    """The status that was written last; an empty one where another release's does not parse,
+    which is then written anew.
+    """
     try:
         return LLMServiceStatus.model_validate(raw.get("status") or {})
     except ValidationError:
@@ -334,7 +336,9 @@ def seconds(timestamp: str | None) -> float:
 
 
 def version_of(raw: Object) -> int:
-    """The resource version as a number; the API server's are comparable since Kubernetes 1.35, and were numbers long before."""
+    """The resource version as a number; the API server's are comparable since Kubernetes 1.35,
+    and were numbers long before.
+    """
     return _version(raw)
 
 

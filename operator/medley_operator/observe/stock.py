@@ -20,8 +20,9 @@ class PoolStock:
         allocatable: GPUs of these nodes.
         used_by_services: GPUs that planned services' replicas hold on them.
         used_by_others: GPUs that other pods hold on them.
-        stock: What services may use: free, or held by services; with a `limit` beyond what the nodes hold, whole nodes more.
-        held: GPUs of each replica of a planned service that is Ready here: all that is left of an exhausted pool.
+        stock: What services may use: free, or held by services; with a `limit` beyond what the nodes hold, whole
+        nodes more. held: GPUs of each replica of a planned service that is Ready here: all that is left of an
+        exhausted pool.
     """
 
     nodes: int
@@ -46,7 +47,8 @@ def pool_stocks(
         pools: The pools.
         nodes: All nodes.
         pods: All pods that hold or want GPUs.
-        planned: (namespace, `medley.dev/service` label) of the services that are planned; pods of all others are others' pods.
+        planned: (namespace, `medley.dev/service` label) of the services that are planned; pods of all others are
+        others' pods.
     """
     by_node: dict[str, list[PodView]] = {}
     for pod in pods:

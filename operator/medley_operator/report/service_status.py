@@ -57,7 +57,10 @@ class Facts:
 
 
 def service_status(facts: Facts) -> LLMServiceStatus:
-    """The status to be written. The same facts give the same status, so that nothing is written when nothing changed."""
+    """The status to be written.
+
+    The same facts give the same status, so that nothing is written when nothing changed.
+    """
     old = facts.view.status
     transition = _transition(facts)
     changes: dict[str, object] = {
@@ -87,12 +90,12 @@ def _planned_fields(facts: Facts, verdict: Verdict) -> dict[str, object]:
     if facts.mode == RECOMMEND:
         fields["recommended"] = verdict.candidate or verdict.plan
         return fields
-    if verdict.choice is Choice.HOLD:
-        fields["recommended"] = verdict.candidate
+    if verdict.choice is not Choice.HOLD:
+        fields |= {"plan": verdict.plan, "planned_generation": verdict.generation}
+    elif facts.view.status.plan is not None:
+        fields |= {"plan": verdict.plan, "recommended": verdict.candidate}
     else:
-        fields["planned_generation"] = verdict.generation
-    if facts.view.status.plan is not None or verdict.choice is not Choice.HOLD:
-        fields["plan"] = verdict.plan
+        fields["recommended"] = verdict.candidate or verdict.plan
     if verdict.candidate is not None and verdict.candidate_since_s is not None:
         fields["candidate"] = {
             "mix": verdict.candidate.mix,
