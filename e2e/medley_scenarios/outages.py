@@ -20,12 +20,15 @@ class OutageReport:
     Args:
         name: What was out.
         ready_before: Ready pods of the service when the outage began.
-        fewest_ready: The fewest Ready pods from then until the operator had acted again.
+        fewest_kept: The fewest pods that nobody had deleted, from then until the operator had acted again.
+        fewest_ready: The fewest Ready pods in that time. The cluster's node controller takes nodes that could not renew
+            their Leases for not Ready, and their pods with them, until they renew; that is no scaling down.
         recovered_after_s: From the end of the outage until the operator had carried out a change of the rate.
     """
 
     name: str
     ready_before: int
+    fewest_kept: int
     fewest_ready: int
     recovered_after_s: float
 
@@ -79,6 +82,8 @@ def _through(
         wait_until(cluster.api.ready, 60.0, "the API server is ready")
         done = wait_until(change, 60.0, "the change was accepted", tolerate=(httpx.HTTPError,))
         wait_until(done, 120.0, f"the operator acted after the outage of {name}", tolerate=(httpx.HTTPError,))
-        fewest = pods.of(service).fewest_ready
-        assert fewest is not None
-        return OutageReport(name, before, fewest, time.monotonic() - over_s)
+        recovered_after_s = time.monotonic() - over_s
+        seen = pods.of(service)
+        assert seen.fewest_kept is not None
+        assert seen.fewest_ready is not None
+        return OutageReport(name, before, seen.fewest_kept, seen.fewest_ready, recovered_after_s)

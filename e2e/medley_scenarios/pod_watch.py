@@ -22,11 +22,15 @@ Clock = Callable[[], float]
 
 @dataclass
 class PodHistory:
-    """What was seen of one service's pods; times are `time.monotonic()` seconds."""
+    """What was seen of one service's pods; times are `time.monotonic()` seconds.
+
+    `fewest_ready` counts Ready pods, `fewest_kept` pods that nobody deleted, Ready or not.
+    """
 
     ready: dict[str, bool] = field(default_factory=dict)
     first_seen_s: dict[str, float] = field(default_factory=dict)
     fewest_ready: int | None = None
+    fewest_kept: int | None = None
 
     def saw(self, pod: str, *, ready: bool, gone: bool, now_s: float) -> None:
         """Take in one event."""
@@ -35,6 +39,13 @@ class PodHistory:
             self.ready.pop(pod, None)
         else:
             self.ready[pod] = ready
+        if self.fewest_ready is not None and self.fewest_kept is not None:
+            self.fewest_ready = min(self.fewest_ready, self.ready_now)
+            self.fewest_kept = min(self.fewest_kept, len(self.ready))
+
+    def mark(self) -> None:
+        """Count the fewest pods from now on."""
+        self.fewest_ready, self.fewest_kept = self.ready_now, len(self.ready)
 
     @property
     def ready_now(self) -> int:
@@ -45,7 +56,7 @@ class PodHistory:
 class PodWatch:
     """Watches all pods of Medley in the background, from entering to leaving.
 
-    `fewest_ready` of a service counts from `mark()` on: a service that starts has none Ready, which is no loss.
+    The fewest are counted from `mark()` on: a service that starts has no pods, which is no loss.
     """
 
     def __init__(self, cluster: Cluster) -> None:
@@ -77,10 +88,10 @@ class PodWatch:
             return self.services.setdefault(service, PodHistory())
 
     def mark(self) -> None:
-        """Count the fewest Ready pods from now on."""
+        """Count the fewest pods of every service from now on."""
         with self._lock:
             for history in self.services.values():
-                history.fewest_ready = history.ready_now
+                history.mark()
 
     def _follow(self) -> None:
         version = ""
@@ -127,8 +138,6 @@ class PodWatch:
         with self._lock:
             history = self.services.setdefault(_service(pod), PodHistory())
             history.saw(pod["metadata"]["name"], ready=ready, gone=gone, now_s=time.monotonic())
-            if history.fewest_ready is not None:
-                history.fewest_ready = min(history.fewest_ready, history.ready_now)
 
 
 def _service(pod: dict[str, Any]) -> str:

@@ -80,8 +80,12 @@ def used(audit_log: Path, namespace: str, service_account: str) -> tuple[frozens
 
 
 def compare(cluster: Cluster, namespace: str, service_account: str) -> AccessReport:
-    """The operator's grants against its use so far on this cluster."""
+    """The operator's grants against its use so far on this cluster.
+
+    An API server that has just started refuses everybody until it has read the roles; what it allowed at another time
+    does not count as refused.
+    """
     if cluster.audit_log is None:
         raise RuntimeError("the cluster keeps no audit log")
     allowed, refused = used(cluster.audit_log, namespace, service_account)
-    return AccessReport(granted(cluster, namespace, service_account), allowed, refused)
+    return AccessReport(granted(cluster, namespace, service_account), allowed, refused - allowed)

@@ -30,5 +30,5 @@ def test_nothing_is_scaled_down_and_the_operator_recovers(
     wait_settled(medley, "steady")
     report = OUTAGES[outage](medley, "steady", rate_change(medley, "steady", 30.0))
     assert report.ready_before > 0
-    assert report.fewest_ready >= report.ready_before
+    assert report.fewest_kept >= report.ready_before
     wait_settled(medley, "steady")
