@@ -7,18 +7,18 @@ from typing import Any
 
 from medley_cluster.cluster import Cluster
 from medley_cluster.waiting import wait_until
-from medley_scenarios.changing import read_service, settled
+from medley_scenarios.steps import get, settled
 
 
 class ServiceView:
     """One LLMService of a cluster, read afresh at each call."""
 
-    def __init__(self, cluster: Cluster, name: str, namespace: str = "default") -> None:
-        self.cluster, self.name, self.namespace = cluster, name, namespace
+    def __init__(self, cluster: Cluster, name: str) -> None:
+        self.cluster, self.name = cluster, name
 
     def read(self) -> dict[str, Any]:
         """The whole object."""
-        return read_service(self.cluster, self.name, self.namespace)
+        return get(self.cluster, self.name)
 
     def plan(self) -> dict[str, Any]:
         """The plan that is acted on; empty before there is one."""

@@ -13,8 +13,7 @@ from medley_cluster.cluster import Cluster
 from medley_cluster.waiting import wait_until
 from medley_scenarios.installation import OperatorProcess
 from medley_scenarios.pod_watch import PodWatch
-
-SERVICES = "/apis/medley.dev/v1alpha1/namespaces/{namespace}/llmservices"
+from medley_scenarios.steps import PATH, create
 
 
 @dataclass(frozen=True)
@@ -38,33 +37,17 @@ class IdleCost:
     services: int
 
 
-def service(name: str, *, rate: float = 1.0, namespace: str = "default", **gpus: Any) -> dict[str, Any]:
-    """An LLMService of the sample model."""
-    return {
-        "apiVersion": "medley.dev/v1alpha1",
-        "kind": "LLMService",
-        "metadata": {"name": name, "namespace": namespace},
-        "spec": {
-            "model": {"name": "meta-llama/Llama-3.1-8B-Instruct", "profile": "llama-3.1-8b"},
-            "objectives": {"timePerOutputToken": {"milliseconds": 120}},
-            "workload": {"rate": rate, "sizes": {"preset": "azure-conversation-2023"}},
-            **({"gpus": gpus} if gpus else {}),
-        },
-    }
-
-
 def apply_services(cluster: Cluster, services: list[dict[str, Any]], *, timeout_s: float = 180.0) -> Applied:
     """Create services, eight at a time, and wait until every planned pod of each exists."""
     applied_s: dict[str, float] = {}
 
-    def create(manifest: dict[str, Any]) -> None:
-        path = SERVICES.format(namespace=manifest["metadata"]["namespace"])
+    def apply(manifest: dict[str, Any]) -> None:
         applied_s[manifest["metadata"]["name"]] = time.monotonic()
-        cluster.api.post(path, manifest)
+        create(cluster, manifest)
 
     with PodWatch(cluster) as pods:
         with ThreadPoolExecutor(8) as threads:
-            list(threads.map(create, services))
+            list(threads.map(apply, services))
         wanted = _wait_for_pods(cluster, pods, set(applied_s), timeout_s)
         seconds = []
         for name, count in wanted.items():
@@ -75,7 +58,7 @@ def apply_services(cluster: Cluster, services: list[dict[str, Any]], *, timeout_
 
 def _wait_for_pods(cluster: Cluster, pods: PodWatch, names: set[str], timeout_s: float) -> dict[str, int]:
     def all_there() -> dict[str, int] | None:
-        items = cluster.api.get("/apis/medley.dev/v1alpha1/llmservices")["items"]
+        items = cluster.api.get(PATH)["items"]
         wanted = {
             item["metadata"]["name"]: sum(entry["replicas"] for entry in item["status"]["plan"].get("entries", []))
             for item in items

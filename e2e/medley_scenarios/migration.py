@@ -8,10 +8,9 @@ from typing import Any
 
 from medley_cluster.cluster import Cluster
 from medley_cluster.waiting import wait_until
-from medley_scenarios.changing import patch_service, read_service, settled, wait_settled
+from medley_scenarios.steps import MODEL, change, get, settled, wait_settled
 from medley_scenarios.streaming import BackgroundStreams, StreamLoad, StreamReport
 
-MODEL = "meta-llama/Llama-3.1-8B-Instruct"
 NAME = "streams"
 POOL = "real-node"
 
@@ -28,8 +27,8 @@ class MigrationReport:
 def migrate_under_load(cluster: Cluster, *, concurrent: int, stream_s: float, moves: int) -> MigrationReport:
     """Serve on the real node, keep streams open, and replace every replica `moves` times."""
     tokens = max(2, int(stream_s / 0.1))
-    cluster.kubectl("apply", "-f", "-", stdin=json.dumps(_pool()))
-    cluster.kubectl("apply", "-f", "-", stdin=json.dumps(_service(tokens)))
+    for manifest in (_pool(), _service(tokens)):
+        cluster.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
     wait_settled(cluster, NAME)
     spec = cluster.get_json("service", NAME)["spec"]
     url = f"http://{spec['clusterIP']}:{spec['ports'][0]['port']}"
@@ -41,13 +40,16 @@ def migrate_under_load(cluster: Cluster, *, concurrent: int, stream_s: float, mo
             open_when_moved = min(open_when_moved, streams.open_streams)
             before = _deployments(cluster)
             environment = [{"name": "MEDLEY_REVISION", "value": str(number + 1)}]
-            patch_service(cluster, NAME, {"engine": {"env": environment}})
-            wait_until(
-                lambda gone=before: settled(read_service(cluster, NAME)) and not gone & _deployments(cluster),
-                120.0 + 3 * stream_s,
-                lambda: f"the replicas moved: {read_service(cluster, NAME).get('status')}",
-            )
+            change(cluster, NAME, {"engine": {"env": environment}})
+            _wait_moved(cluster, before, 120.0 + 3 * stream_s)
     return MigrationReport(streams.report, moves, open_when_moved)
+
+
+def _wait_moved(cluster: Cluster, old: set[str], timeout_s: float) -> None:
+    def moved() -> bool:
+        return settled(get(cluster, NAME)) and not old & _deployments(cluster)
+
+    wait_until(moved, timeout_s, lambda: f"the replicas moved: {get(cluster, NAME).get('status')}")
 
 
 def _pool() -> dict[str, Any]:

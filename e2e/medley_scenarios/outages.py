@@ -11,6 +11,7 @@ import httpx
 from medley_cluster.cluster import Cluster
 from medley_cluster.waiting import wait_until
 from medley_scenarios.pod_watch import PodWatch
+from medley_scenarios.steps import change, get, settled
 
 
 @dataclass(frozen=True)
@@ -33,15 +34,13 @@ class OutageReport:
     recovered_after_s: float
 
 
-def api_server_down(
-    cluster: Cluster, service: str, change: Callable[[], Callable[[], bool]], *, for_s: float
-) -> OutageReport:
+def api_server_down(cluster: Cluster, service: str, rate: float, *, for_s: float) -> OutageReport:
     """Stop the API server for a while.
 
     Args:
         cluster: The cluster.
         service: A settled service, by name.
-        change: Asks something of the operator once the outage is over, and returns the condition that it was done.
+        rate: What the operator is asked to serve, in requests per second, once the outage is over.
         for_s: How long the API server is down.
     """
 
@@ -51,18 +50,18 @@ def api_server_down(
         wait_until(lambda: time.monotonic() >= ends_s, for_s + 5, "the outage is over")
         cluster.start_apiserver()
 
-    return _through(cluster, service, "API server", outage, change)
+    return _through(cluster, service, "API server", outage, rate)
 
 
-def etcd_restarted(cluster: Cluster, service: str, change: Callable[[], Callable[[], bool]]) -> OutageReport:
+def etcd_restarted(cluster: Cluster, service: str, rate: float) -> OutageReport:
     """Restart etcd under the running API server."""
-    return _through(cluster, service, "etcd", cluster.restart_etcd, change)
+    return _through(cluster, service, "etcd", cluster.restart_etcd, rate)
 
 
-def prometheus_gone(cluster: Cluster, service: str, change: Callable[[], Callable[[], bool]]) -> OutageReport:
+def prometheus_gone(cluster: Cluster, service: str, rate: float) -> OutageReport:
     """Stop Prometheus, and start it again at the end."""
     try:
-        return _through(cluster, service, "Prometheus", cluster.stop_prometheus, change)
+        return _through(cluster, service, "Prometheus", cluster.stop_prometheus, rate)
     finally:
         cluster.start_prometheus()
 
@@ -72,16 +71,17 @@ def _through(
     service: str,
     name: str,
     outage: Callable[[], None],
-    change: Callable[[], Callable[[], bool]],
+    rate: float,
 ) -> OutageReport:
+    spec = {"workload": {"rate": rate}}
     with PodWatch(cluster) as pods:
         before = pods.of(service).ready_now
         pods.mark()
         outage()
         over_s = time.monotonic()
         wait_until(cluster.api.ready, 60.0, "the API server is ready")
-        done = wait_until(change, 60.0, "the change was accepted", tolerate=(httpx.HTTPError,))
-        wait_until(done, 120.0, f"the operator acted after the outage of {name}", tolerate=(httpx.HTTPError,))
+        wait_until(lambda: change(cluster, service, spec), 60.0, "the change is accepted", tolerate=(RuntimeError,))
+        wait_until(lambda: settled(get(cluster, service)), 120.0, "the operator acted", tolerate=(httpx.HTTPError,))
         recovered_after_s = time.monotonic() - over_s
         seen = pods.of(service)
         assert seen.fewest_kept is not None

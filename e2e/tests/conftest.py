@@ -9,8 +9,8 @@ import pytest
 
 from medley_cluster.cluster import Cluster
 from medley_cluster.fixtures import cluster, kubeconfig, node_cluster  # noqa: F401
-from medley_cluster.waiting import wait_until
 from medley_scenarios.installation import CHECKOUT, OperatorProcess, install_chart
+from medley_scenarios.steps import delete_services
 
 SAMPLES = CHECKOUT / "manifests" / "samples"
 
@@ -46,17 +46,6 @@ def start_operator(medley: Cluster, tmp_path: Path) -> Iterator[Callable[..., Op
 def operator_process(start_operator: Callable[..., OperatorProcess]) -> OperatorProcess:
     """One ready operator beside the cluster."""
     return start_operator()
-
-
-def delete_services(cluster: Cluster, *, timeout_s: float = 60.0) -> None:  # noqa: F811
-    """Delete every LLMService, and wait until nothing of them is left."""
-    cluster.kubectl("delete", "llmservices", "--all", "--all-namespaces")
-    kinds = "deployments,replicasets,pods,services,poddisruptionbudgets"
-
-    def nothing_left() -> bool:
-        return not cluster.get_json(kinds, "-A", "-l", "app.kubernetes.io/managed-by=medley")["items"]
-
-    wait_until(nothing_left, timeout_s, "everything of the services is gone")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -7,14 +7,13 @@ from collections.abc import Callable
 import pytest
 
 from medley_cluster.cluster import Cluster
-from medley_scenarios.applying import apply_services, service
-from medley_scenarios.changing import rate_change, wait_settled
 from medley_scenarios.outages import OutageReport, api_server_down, etcd_restarted, prometheus_gone
+from medley_scenarios.steps import create, llm, wait_settled
 
 pytestmark = pytest.mark.cluster
 
-OUTAGES: dict[str, Callable[[Cluster, str, Callable[[], Callable[[], bool]]], OutageReport]] = {
-    "API server": lambda cluster, name, change: api_server_down(cluster, name, change, for_s=10.0),
+OUTAGES: dict[str, Callable[[Cluster, str, float], OutageReport]] = {
+    "API server": lambda cluster, name, rate: api_server_down(cluster, name, rate, for_s=10.0),
     "etcd": etcd_restarted,
     "Prometheus": prometheus_gone,
 }
@@ -26,9 +25,9 @@ def test_nothing_is_scaled_down_and_the_operator_recovers(
 ) -> None:
     if outage == "Prometheus" and medley.prometheus_url is None:
         pytest.skip("no Prometheus on this machine")
-    apply_services(medley, [service("steady", rate=8.0)])
+    create(medley, llm("steady", rate=8.0))
     wait_settled(medley, "steady")
-    report = OUTAGES[outage](medley, "steady", rate_change(medley, "steady", 30.0))
+    report = OUTAGES[outage](medley, "steady", 30.0)
     assert report.ready_before > 0
     assert report.fewest_kept >= report.ready_before
     wait_settled(medley, "steady")
