@@ -1,7 +1,8 @@
-"""Transitions against a tiny model of Deployments, ReplicaSets, a scheduler and engines, with crashes of everything at any moment.
+"""Transitions against a tiny model of Deployments, ReplicaSets, a scheduler and engines, with crashes of everything
+at any moment.
 
-The operator of the model is the real `step`; only the carrying out of actions is modelled. Nothing is remembered between its steps but
-what the model's API objects hold, and what it learned from pods, which a crash makes it forget.
+The operator of the model is the real `step`; only the carrying out of actions is modelled. Nothing is remembered
+between its steps but what the model's API objects hold, and what it learned from pods, which a crash makes it forget.
 """
 
 from __future__ import annotations
@@ -61,7 +62,9 @@ class Pod:
 
     @property
     def rank(self) -> tuple[bool, bool, bool, int, float]:
-        """The order in which the ReplicaSet controller deletes pods (kubernetes, pkg/controller, ActivePodsWithRanks)."""
+        """The order in which the ReplicaSet controller deletes pods (kubernetes, pkg/controller,
+        ActivePodsWithRanks).
+        """
         return self.placed, self.loaded, self.ready, self.cost, -self.created_s
 
     def replica(self) -> Replica:
@@ -166,7 +169,9 @@ class Machine(RuleBasedStateMachine):
 
     @rule(carried_out=st.integers(0, 12))
     def operator_acts_and_maybe_dies(self, carried_out: int) -> None:
-        """A step of which some actions are carried out; if not all, the operator died and forgot what it had learned."""
+        """A step of which some actions are carried out;
+        if not all, the operator died and forgot what it had learned.
+        """
         actions = step(self.situation()).actions
         serving = self.world.serving
         for action in actions[:carried_out]:
@@ -291,7 +296,9 @@ class Machine(RuleBasedStateMachine):
 
 
 class FullMachine(Machine):
-    """Pools so small that new replicas find room only where old ones make it: then one less than the floor may serve."""
+    """Pools so small that new replicas find room only where old ones make it:
+    then one less than the floor may serve.
+    """
 
     room = 3
     slack = 1
