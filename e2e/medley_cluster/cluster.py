@@ -1,7 +1,6 @@
 """One cluster on this machine: brought up, looked at, changed and removed through this object.
 
-Its state folder holds everything it made; what it is (`cluster.json`) is written before anything is started, so that
-a cluster whose start was interrupted can always be removed.
+Its state folder holds everything it made.
 """
 
 from __future__ import annotations
@@ -9,31 +8,27 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from medley_cluster.addresses import SERVICE_PORTS, Addresses, claim_index, free_port, primary_address, release_index
+from medley_cluster.addresses import Addresses
 from medley_cluster.api import ApiClient
+from medley_cluster.bring_up import bring_up, take_down
 from medley_cluster.cache import cache_root, exclusive
+from medley_cluster.cluster_state import ClusterState
 from medley_cluster.control_plane import ControlPlane, Endpoints
-from medley_cluster.debian import PROMETHEUS, Programs, find_programs
+from medley_cluster.debian import PROMETHEUS, find_programs
 from medley_cluster.kubeconfig import write_kubeconfig
-from medley_cluster.network import ClusterNetwork, why_no_network
-from medley_cluster.node_cleanup import remove_node_files, restore_kernel_settings, stop_node_processes
+from medley_cluster.network import ClusterNetwork
 from medley_cluster.options import ClusterOptions
-from medley_cluster.processes import ProcessTable, terminate
+from medley_cluster.processes import ProcessTable
 from medley_cluster.progress import Steps
 from medley_cluster.prometheus import Prometheus
-from medley_cluster.real_nodes import NodesImpossibleError, RealNodes
+from medley_cluster.real_nodes import RealNodes
 from medley_cluster.simulated_nodes import SimulatedNodes
-from medley_cluster.toolchain import CONTROL_PLANE, KWOK, ToolError, go_program, run_checked
-from medley_cluster.waiting import wait_until
+from medley_cluster.toolchain import CONTROL_PLANE, go_program
 
 DEFAULT_NAME = "medley"
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?")
@@ -49,15 +44,15 @@ class Cluster:
         self.state_dir = cache_root() / "clusters" / name
         self.steps = steps or Steps(quiet=True)
         self.processes = ProcessTable(self.state_dir)
+        self.state = ClusterState(self.state_dir)
         self._control_plane: ControlPlane | None = None
-        self._state: dict[str, Any] | None = None
 
     # --- what it is -------------------------------------------------------------------------------------------------
 
     @property
     def exists(self) -> bool:
         """Whether it was brought up and not removed."""
-        return self._state_file.exists()
+        return self.state.exists
 
     @property
     def kubeconfig(self) -> Path:
@@ -67,22 +62,22 @@ class Cluster:
     @property
     def options(self) -> ClusterOptions:
         """What it was asked to be."""
-        return ClusterOptions.from_json(self._read_state()["options"])
+        return self.state.options
 
     @property
     def addresses(self) -> Addresses:
         """The networks it uses."""
-        return Addresses(self._read_state()["index"])
+        return self.state.addresses
 
     @property
     def endpoints(self) -> Endpoints:
         """Where its parts listen."""
-        return Endpoints(**self._read_state()["endpoints"])
+        return self.state.endpoints
 
     @property
     def has_network(self) -> bool:
         """Whether the cluster has a bridge and namespaces of its own (it needs root)."""
-        return bool(self._read_state()["network"])
+        return self.state.has_network
 
     @property
     def api_server(self) -> str:
@@ -108,10 +103,10 @@ class Cluster:
     @property
     def operator_image(self) -> str:
         """The name of the operator's image on the real nodes; `up` with the option `operator_image` provides it."""
-        name = self._read_state().get("operator_image")
-        if not name:
+        name = self.state.operator_image
+        if name is None:
             raise RuntimeError(f"the cluster {self.name!r} was brought up without the operator's image")
-        return str(name)
+        return name
 
     @property
     def engine_control_url(self) -> str:
@@ -147,11 +142,12 @@ class Cluster:
         """The simulated nodes."""
         return SimulatedNodes(self.api, self.processes, self.state_dir)
 
-    def _prometheus(self, programs: Programs | None = None) -> Prometheus:
+    @property
+    def _prometheus(self) -> Prometheus:
         return Prometheus(
             state_dir=self.state_dir,
             control_plane=self.control_plane,
-            programs=programs or find_programs(PROMETHEUS, Steps(quiet=True)),
+            programs=find_programs(PROMETHEUS, Steps(quiet=True)),
             processes=self.processes,
         )
 
@@ -165,130 +161,24 @@ class Cluster:
     def up(self, options: ClusterOptions | None = None) -> Cluster:
         """Bring the cluster up, or what is missing of it; after an unclean stop, clean up first."""
         with exclusive(self._lock_file):
-            self._up(options or ClusterOptions())
+            bring_up(self, options or ClusterOptions())
         return self
 
     def down(self) -> None:
         """Remove every trace of the cluster. Processes that it did not start are left alone."""
         with exclusive(self._lock_file):
-            self._down()
+            take_down(self)
         self._lock_file.unlink(missing_ok=True)
 
-    def _up(self, options: ClusterOptions) -> None:
-        steps = self.steps
-        go_program(CONTROL_PLANE, steps)
-        kwok = go_program(KWOK, steps) / "kwok"
-        dead = [record.name for record in self.processes.all() if not record.alive()]
-        if self.state_dir.exists() and (dead or not self.exists):
-            with steps.step("clean up after an unclean stop") as step:
-                step.note = ", ".join(dead)
-                self._down()
-        no_network = why_no_network()
-        if not self.exists:
-            self._create_state(options, network=no_network is None)
-        else:
-            self._update_state(options=options.to_json())
-        if no_network:
-            steps.skip("addresses of their own for simulated pods", no_network)
-        else:
-            with steps.step("network: bridge and namespace"):
-                self.network.create_bridge()
-                self.network.create_simulation_namespace()
-        with steps.step("certificates"):
-            self.control_plane.create_credentials()
-        nodes = self._node_parts(options) if options.real_nodes else None
-        with ThreadPoolExecutor(thread_name_prefix="medley-cluster") as pool:
-            runtimes = pool.submit(nodes.start_runtimes) if nodes else None
-            with steps.step("etcd, API server, controllers, scheduler"):
-                self.control_plane.start()
-            simulation = pool.submit(self._start_simulation, kwok, options)
-            prometheus = pool.submit(self._start_prometheus) if options.prometheus else None
-            if nodes and runtimes:
-                runtimes.result()
-                self._update_state(operator_image=nodes.operator_image)
-                nodes.start_kubelets()
-            simulation.result()
-            if prometheus:
-                prometheus.result()
-
-    def _node_parts(self, options: ClusterOptions) -> RealNodes | None:
-        """The real nodes, or None with a reason shown where this machine cannot run them."""
-        try:
-            return RealNodes.prepare(self, options)
-        except (ToolError, NodesImpossibleError) as error:
-            self.steps.skip("real nodes", str(error))
-            return None
-
-    def _start_prometheus(self) -> None:
-        try:
-            programs = find_programs(PROMETHEUS, self.steps)
-        except ToolError as error:
-            self.steps.skip("Prometheus", str(error))
-            return
-        with self.steps.step("Prometheus"):
-            self._prometheus(programs).start()
-
-    def _start_simulation(self, kwok: Path, options: ClusterOptions) -> None:
-        with self.steps.step("simulated GPU nodes (KWOK)") as step:
-            self._start_kwok(kwok, options)
-            step.note = f"{len(self.simulated_nodes.names())} nodes"
-
-    def _start_kwok(self, kwok: Path, options: ClusterOptions) -> None:
-        addresses, endpoints, simulated = self.addresses, self.endpoints, self.simulated_nodes
-        self._start_engine()
-        control_plane = self.control_plane
-        simulated.start(
-            kwok=kwok,
-            kubeconfig=control_plane.component_kubeconfig("kwok", "medley-kwok", "system:masters"),
-            options=options,
-            pod_network=str(addresses.simulated_pods),
-            node_address=addresses.simulation if self.has_network else endpoints.host,
-            fixed_pod_address=None if self.has_network else endpoints.host,
-        )
-        simulated.add(options.pools)
-        wanted = set(simulated.names())
-
-        def all_ready() -> bool:
-            self.processes.check("kwok")
-            return wanted <= self.ready_nodes()
-
-        wait_until(all_ready, 30.0, lambda: f"simulated nodes are Ready. {self.processes.log_tail('kwok')}")
-
-    def _start_engine(self) -> None:
-        endpoints = self.endpoints
-        engine = [sys.executable, str(Path(__file__).with_name("fake_gpu_engine.py"))]
-        if self.has_network:
-            host, ports = self.addresses.simulation, ",".join(str(port) for port in SERVICE_PORTS)
-            command = [*self.network.inside("sim"), *engine, "--ports", ports]
-        else:
-            host, port = "127.0.0.1", free_port(endpoints.host, SERVICE_PORTS[0])
-            if port != SERVICE_PORTS[0] and not self.processes.alive("fake-gpu-engine"):
-                self.steps.skip("answers for simulated pods", f"port {SERVICE_PORTS[0]} of {endpoints.host} is taken")
-                return
-            command = [*engine, "--bind", endpoints.host, "--ports", str(SERVICE_PORTS[0])]
-        self.processes.start("fake-gpu-engine", [*command, "--control", f"{host}:{endpoints.engine_control_port}"])
-
-    def _down(self) -> None:
-        steps = self.steps
+    def disconnect(self) -> None:
+        """Close connections to the API server; they are made again when needed."""
         if self._control_plane is not None:
             self._control_plane.close()
             self._control_plane = None
-        with steps.step("stop processes"):
-            stop_node_processes(self.processes, self.name)
-            terminate(self.processes.all(), grace_s=5.0, kill=True)
-            terminate(self.processes.stragglers(), grace_s=5.0, kill=True)
-        if self.exists and self.has_network and why_no_network() is None:
-            with steps.step("remove network, mounts and files"):
-                remove_node_files(self.name, self.state_dir, self.addresses.bridge)
-                self.network.remove()
-        release_index(self.state_dir)
-        with steps.step("remove the state folder"):
-            # Image stores are tens of thousands of files: rm takes a fraction of the time of shutil.rmtree.
-            run_checked(["rm", "-rf", str(self.state_dir)])
-        self._state = None
-        others = [Cluster(name) for name in cluster_names()]
-        if not any(other.options.real_nodes for other in others):
-            restore_kernel_settings(_kernel_settings_file())
+
+    def others(self) -> list[Cluster]:
+        """The other clusters on this machine."""
+        return [Cluster(name) for name in cluster_names() if name != self.name]
 
     # --- using it ---------------------------------------------------------------------------------------------------
 
@@ -338,11 +228,11 @@ class Cluster:
 
     def stop_prometheus(self) -> None:
         """Stop Prometheus, as if it had failed; its data stay."""
-        self._prometheus().stop()
+        self._prometheus.stop()
 
     def start_prometheus(self) -> None:
         """Start Prometheus again."""
-        self._prometheus().start()
+        self._prometheus.start()
 
     def real_nodes(self) -> RealNodes:
         """The real nodes: partition one, stop its kubelet, import an image."""
@@ -418,55 +308,9 @@ class Cluster:
             }
         return report
 
-    # --- state ------------------------------------------------------------------------------------------------------
-
-    @property
-    def _state_file(self) -> Path:
-        return self.state_dir / "cluster.json"
-
     @property
     def _lock_file(self) -> Path:
         return self.state_dir.with_name(f".{self.name}.lock")
-
-    def _create_state(self, options: ClusterOptions, network: bool) -> None:
-        self.state_dir.mkdir(parents=True, exist_ok=True)
-        index = claim_index(self.state_dir)
-        host = Addresses(index).host if network else primary_address()
-        if network:
-            ClusterNetwork(Addresses(index)).create_bridge()
-        endpoints = Endpoints(
-            host=host,
-            api_port=free_port(host, 6443),
-            etcd_port=free_port(host, 2379),
-            etcd_peer_port=free_port("127.0.0.1", 12380 + index),
-            prometheus_port=free_port(host, 9090),
-            engine_control_port=9000 if network else free_port("127.0.0.1", 9000 + index),
-        )
-        self._write_state(
-            {"index": index, "network": network, "options": options.to_json(), "endpoints": asdict(endpoints)}
-        )
-
-    def _update_state(self, **changes: Any) -> None:
-        self._write_state({**self._read_state(), **changes})
-
-    def _write_state(self, state: Mapping[str, Any]) -> None:
-        temporary = self._state_file.with_suffix(".new")
-        temporary.write_text(json.dumps(state, indent=2))
-        temporary.rename(self._state_file)
-        self._state = dict(state)
-
-    def _read_state(self) -> dict[str, Any]:
-        if self._state is None:
-            try:
-                self._state = json.loads(self._state_file.read_text())
-            except FileNotFoundError as error:
-                raise RuntimeError(f"the cluster {self.name!r} is not up") from error
-        assert self._state is not None
-        return self._state
-
-
-def _kernel_settings_file() -> Path:
-    return cache_root() / "clusters" / ".kernel-settings.json"
 
 
 def cluster_names() -> list[str]:

@@ -17,7 +17,7 @@ from medley_cluster.pki import CertificateAuthority
 from medley_cluster.processes import ProcessTable
 from medley_cluster.waiting import wait_until
 
-NODE_MONITOR_GRACE_S = 20
+NODE_MONITOR_GRACE_S = 40
 READY_TIMEOUT_S = 60.0
 
 # The cluster's own components are left out: the log is there to compare what the operator does with what it may do.
@@ -152,23 +152,25 @@ class ControlPlane:
     def start(self) -> None:
         """Start everything and wait until the API server is ready. Parts wait for each other by themselves."""
         self.start_etcd()
-        self._processes.start("kube-apiserver", self._apiserver_command())
-        self._wait_for_api_server()
-        self._processes.start("kube-controller-manager", self._controller_manager_command())
-        self._processes.start("kube-scheduler", self._scheduler_command())
+        self.start_apiserver()
 
     def start_etcd(self) -> None:
         """Start etcd unless it runs."""
         self._processes.start("etcd", self._etcd_command())
 
     def start_apiserver(self) -> None:
-        """Start the API server unless it runs, and wait until it is ready."""
+        """Start it unless it runs, wait until it is ready, and start the controllers and the scheduler."""
         self._processes.start("kube-apiserver", self._apiserver_command())
         self._wait_for_api_server()
+        self._processes.start("kube-controller-manager", self._controller_manager_command())
+        self._processes.start("kube-scheduler", self._scheduler_command())
 
     def stop_apiserver(self) -> None:
-        """Kill it, as a crash does; everything else keeps running."""
-        self._processes.stop("kube-apiserver", kill=True)
+        """Kill it, as a crash does. Controllers and scheduler stop too, as those of a real cluster do when they cannot
+        renew their leases: ones that went on would take the silence for the death of every node.
+        """
+        for name in ("kube-apiserver", "kube-controller-manager", "kube-scheduler"):
+            self._processes.stop(name, kill=True)
 
     def restart_etcd(self) -> None:
         """Kill etcd, start it on the same data, and wait until the API server serves again."""

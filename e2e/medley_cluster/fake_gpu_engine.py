@@ -80,6 +80,11 @@ class FakeEngine:
             "choices": [choice],
             "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
         }
+        if isinstance(request, dict) and request.get("stream"):
+            if chat:
+                choice["delta"] = choice.pop("message")
+                answer["object"] = "chat.completion.chunk"
+            return 200, "text/event-stream", f"data: {json.dumps(answer)}\n\ndata: [DONE]\n\n".encode()
         return _json(200, answer)
 
     def metrics(self, pod: PodState) -> str:

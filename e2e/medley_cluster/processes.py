@@ -26,13 +26,17 @@ class ProcessDiedError(RuntimeError):
 
 
 def start_time_ticks(pid: int) -> int | None:
-    """When a live process started, in clock ticks since boot; None when it is gone or a zombie."""
+    """When a live process started, in clock ticks since boot; None when it is gone or a zombie.
+
+    A zombie with other threads is still ending: it may hold its ports for a moment.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
     fields = stat.rpartition(")")[2].split()
-    return None if fields[0] == "Z" else int(fields[19])
+    state, threads, started = fields[0], int(fields[17]), int(fields[19])
+    return None if state in "ZX" and threads <= 1 else started
 
 
 @dataclass(frozen=True)

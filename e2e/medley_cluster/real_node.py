@@ -10,15 +10,19 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from medley_cluster.api import ApiClient
 from medley_cluster.control_plane import ControlPlane
 from medley_cluster.debian import Programs
 from medley_cluster.files import write_if_changed, write_yaml
 from medley_cluster.image_store import IMPORTED, copy_store
-from medley_cluster.images import PAUSE_IMAGE
 from medley_cluster.network import ClusterNetwork
+from medley_cluster.node_configuration import (
+    cni_configuration,
+    containerd_configuration,
+    kubelet_configuration,
+    proxy_configuration,
+)
 from medley_cluster.options import GPU_MODELS, ClusterOptions
 from medley_cluster.processes import ProcessTable
 from medley_cluster.simulated_nodes import GPU_RESOURCE, gpu_labels
@@ -26,7 +30,6 @@ from medley_cluster.toolchain import ToolError, run_checked
 from medley_cluster.waiting import wait_until
 
 RUNTIME_ROOT = Path("/run/medley")
-CLUSTER_DOMAIN = "cluster.local"
 
 
 def real_node_name(number: int) -> str:
@@ -114,9 +117,9 @@ class RealNode:
         if images and not self.has_images:
             imported = copy_store(images, self.paths.containerd_root)
             (self.paths.folder / IMPORTED).write_text(json.dumps(imported))
-        write_if_changed(
-            self.paths.folder / "cni" / "10-medley.conflist", json.dumps(self._cni_configuration(), indent=2)
-        )
+        subnet = str(self._network.addresses.node_pods(self.number))
+        network = cni_configuration(self.network_name, subnet, self.paths.folder / "ipam")
+        write_if_changed(self.paths.folder / "cni" / "10-medley.conflist", json.dumps(network, indent=2))
         config = self.paths.folder / "containerd.toml"
         write_if_changed(config, self._containerd_configuration())
         command = [self._programs.path("containerd"), f"--config={config}", "--log-level=info"]
@@ -154,7 +157,19 @@ class RealNode:
         )
         serving = authority.issue(f"kubelet-{self.number}-serving", self.name, hosts=[self.address, self.name])
         config = self.paths.folder / "kubelet.yaml"
-        write_yaml(config, self._kubelet_configuration(*serving))
+        # Pods that ask for the machine's resolver get one that answers nothing: they have no way out.
+        name_server = self._network.addresses.dns
+        write_if_changed(self.paths.folder / "resolv.conf", f"nameserver {name_server}\n")
+        configuration = kubelet_configuration(
+            address=self.address,
+            socket=self.paths.socket,
+            folder=self.paths.folder,
+            certificate=serving[0],
+            key=serving[1],
+            authority=authority.certificate,
+            name_server=name_server,
+        )
+        write_yaml(config, configuration)
         labels = {
             **gpu_labels(GPU_MODELS[options.real_gpu], options.real_gpus_per_node),
             "medley.dev/node": "real",
@@ -176,18 +191,8 @@ class RealNode:
 
     def _start_proxy(self) -> None:
         kubeconfig = self._control_plane.component_kubeconfig("kube-proxy", "system:kube-proxy")
-        configuration = {
-            "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
-            "kind": "KubeProxyConfiguration",
-            "mode": "nftables",
-            "hostnameOverride": self.name,
-            "clientConnection": {"kubeconfig": str(kubeconfig)},
-            "conntrack": {"maxPerCore": 0, "min": 0},
-            "nftables": {"minSyncPeriod": "100ms", "masqueradeAll": True},
-            "metricsBindAddress": "127.0.0.1:10249",
-        }
         config = self.paths.folder / "kube-proxy.yaml"
-        write_yaml(config, configuration)
+        write_yaml(config, proxy_configuration(self.name, kubeconfig))
         # It waits half a minute for a node without addresses: start it when the kubelet has registered its own.
         self.wait_registered()
         self._start("kube-proxy", [str(self._control_plane.programs / "kube-proxy"), f"--config={config}"])
@@ -218,6 +223,10 @@ class RealNode:
 
         wait_until(ready, 30.0, lambda: f"{self.name} is Ready. {self._kubelet_log()}", longest_interval_s=0.1)
 
+    def set_connected(self, connected: bool) -> None:
+        """Pull the node's cable, or put it back: the node lives on, unreachable."""
+        self._network.set_connected(self.number, connected)
+
     def _kubelet_log(self) -> str:
         return self._processes.log_tail(self.process("kubelet"))
 
@@ -225,99 +234,12 @@ class RealNode:
         inside = self._network.inside(f"node{self.number}")
         self._processes.start(self.process(program), [*inside, *command], env=self._programs.environment())
 
-    # --- configuration ----------------------------------------------------------------------------------------------
-
-    def _cni_configuration(self) -> dict[str, Any]:
-        subnet = str(self._network.addresses.node_pods(self.number))
-        bridge = {
-            "type": "bridge",
-            "bridge": "cni0",
-            "isGateway": True,
-            "hairpinMode": True,
-            "ipam": {
-                "type": "host-local",
-                "dataDir": str(self.paths.folder / "ipam"),
-                "ranges": [[{"subnet": subnet}]],
-                "routes": [{"dst": "0.0.0.0/0"}],
-            },
-        }
-        return {"cniVersion": "0.4.0", "name": self.network_name, "plugins": [bridge]}
-
     def _containerd_configuration(self) -> str:
-        paths = self.paths
-        cni = self._programs.folder("/usr/lib/cni", "/opt/cni/bin")
-        return f"""version = 2
-root = "{paths.containerd_root}"
-state = "{paths.runtime / "containerd"}"
-disabled_plugins = ["io.containerd.internal.v1.restart", "io.containerd.tracing.processor.v1.otlp"]
-
-[grpc]
-  address = "{paths.socket}"
-
-[plugins."io.containerd.internal.v1.opt"]
-  path = "{paths.folder / "opt"}"
-
-[plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "{PAUSE_IMAGE}"
-  restrict_oom_score_adj = true
-  disable_apparmor = true
-  stream_server_address = "127.0.0.1"
-  stream_server_port = "0"
-  [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "{cni}"
-    conf_dir = "{paths.folder / "cni"}"
-  [plugins."io.containerd.grpc.v1.cri".containerd]
-    snapshotter = "overlayfs"
-    default_runtime_name = "runc"
-    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
-      runtime_type = "io.containerd.runc.v2"
-      [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
-        BinaryName = "{self._programs.path("runc")}"
-        Root = "{paths.runtime / "runc"}"
-        SystemdCgroup = false
-"""
-
-    def _kubelet_configuration(self, certificate: Path, key: Path) -> dict[str, Any]:
-        folder = self.paths.folder
-        return {
-            "apiVersion": "kubelet.config.k8s.io/v1beta1",
-            "kind": "KubeletConfiguration",
-            "containerRuntimeEndpoint": f"unix://{self.paths.socket}",
-            "address": self.address,
-            "tlsCertFile": str(certificate),
-            "tlsPrivateKeyFile": str(key),
-            "authentication": {
-                "anonymous": {"enabled": False},
-                "webhook": {"enabled": True},
-                "x509": {"clientCAFile": str(self._control_plane.authority.certificate)},
-            },
-            "authorization": {"mode": "Webhook"},
-            "clusterDNS": [self._network.addresses.dns],
-            "clusterDomain": CLUSTER_DOMAIN,
-            "resolvConf": str(self._resolv_conf()),
-            "failCgroupV1": False,
-            "cgroupDriver": "cgroupfs",
-            "cgroupsPerQOS": False,
-            "enforceNodeAllocatable": [],
-            "failSwapOn": False,
-            "localStorageCapacityIsolation": False,
-            "makeIPTablesUtilChains": False,
-            "evictionHard": {"memory.available": "50Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
-            "imageGCHighThresholdPercent": 100,
-            "podLogsDir": str(folder / "pod-logs"),
-            "volumePluginDir": str(folder / "volume-plugins"),
-            "nodeLeaseDurationSeconds": 12,
-            "nodeStatusUpdateFrequency": "4s",
-            "syncFrequency": "10s",
-            "registryPullQPS": 0,
-            "serializeImagePulls": False,
-            "kubeAPIQPS": 100,
-            "kubeAPIBurst": 200,
-            "eventRecordQPS": 0,
-        }
-
-    def _resolv_conf(self) -> Path:
-        """Pods that ask for the machine's resolver get one that answers nothing: they have no way out."""
-        path = self.paths.folder / "resolv.conf"
-        write_if_changed(path, f"nameserver {self._network.addresses.dns}\n")
-        return path
+        return containerd_configuration(
+            root=self.paths.containerd_root,
+            runtime=self.paths.runtime,
+            socket=self.paths.socket,
+            folder=self.paths.folder,
+            cni_programs=self._programs.folder("/usr/lib/cni", "/opt/cni/bin"),
+            runc=self._programs.path("runc"),
+        )
