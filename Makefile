@@ -54,6 +54,16 @@ format: setup ## Format, and mend what lint can mend
 generate: setup ## Write the generated files anew: CRDs, API reference, kustomize base, capacity tables
 	@$(BIN)/python -m medley_operator.api.generate
 	@$(BIN)/python tools/render_base.py
-	@$(BIN)/python benchmarks/capacity.py
+	@$(BIN)/python benchmarks/capacity.py --write
 presets: setup ## Make the workload presets from the published traces: make presets TRACES=FOLDER
 	@$(BIN)/python planner/make_presets.py $(TRACES)
+
+# --- measurements --------------------------------------------------------------------------------------------------
+
+.PHONY: bench-operator bench-mix bench-capacity
+bench-operator: setup tools ## Measure the operator on a real control plane (about 20 minutes)
+	@$(BIN)/python benchmarks/operator_on_cluster.py
+bench-mix: setup ## Compare our mix with single GPU types and with Melange's formulation
+	@$(BIN)/python benchmarks/mix.py
+bench-capacity: setup ## Compare the capacity estimates with those of others
+	@$(BIN)/python benchmarks/capacity.py

@@ -1,6 +1,7 @@
 """`make bench-operator`: the operator on a real control plane, measured; writes benchmarks/results/operator.json.
 
-GPU nodes and the engines on them are simulated (KWOK); the API server, etcd, controllers and scheduler are real. The streams run on a real
+GPU nodes and the engines on them are simulated (KWOK); the API server, etcd, controllers and scheduler are real. The
+streams run on a real
 node against a stand-in for vLLM.
 """
 
