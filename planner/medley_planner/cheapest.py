@@ -64,6 +64,11 @@ def solve_pruned(
 
     A dominated variant may still save replicas, if not money.
     """
+    key = ("solve", problem, goal, limits.relative_gap, least_unserved)
+    return memo.recall(key, lambda: _solve_pruned(problem, goal, limits, least_unserved, memo))
+
+
+def _solve_pruned(problem: FleetProblem, goal: Goal, limits: Limits, least_unserved: float, memo: Memo) -> Solution:
     kept = [
         tuple(range(len(service.variants))) if goal is Goal.FEWEST_REPLICAS else undominated(service, problem.stock)
         for service in problem.services
@@ -71,7 +76,7 @@ def solve_pruned(
     small = FleetProblem(
         tuple(service.only(keep) for service, keep in zip(problem.services, kept, strict=True)), problem.stock
     )
-    key = ("solve", small, goal, limits.relative_gap, least_unserved)
+    key = ("solve pruned", small, goal, limits.relative_gap, least_unserved)
     solution = memo.recall(key, lambda: _solve(small, goal, limits, least_unserved))
     if not solution.found:
         return solution

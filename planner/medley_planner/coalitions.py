@@ -16,17 +16,25 @@ everything, and alone the coalition cannot serve more.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from medley_planner.cheapest import cheapest, least_price, solve_pruned
+from medley_planner.cheapest import cheapest, least_price, solve_pruned, within_bounds
 from medley_planner.fleet import Stock
 from medley_planner.greedy import greedy
 from medley_planner.memo import Memo
 from medley_planner.milp import Ending, Goal, Limits, Solution
+from medley_planner.one_by_one import one_by_one
 from medley_planner.problem import FleetProblem, ServiceProblem, stock_limits
+from medley_planner.split import split
 
 _UNSERVED_TOLERANCE = 1e-7
+
+_LARGE_SHARES = 3000
+"""A joint programme with more shares x than this gets a plan made one by one beforehand."""
+
+Mixes = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -38,7 +46,7 @@ class Coalition:
         replicas: n[v] of each member.
         bound: Proven bound on what they cost together, USD per hour.
         short: Stock does not suffice to serve everything.
-        ending: How the solver ended; NOTHING_FOUND where the greedy plan is used.
+        ending: How the solver ended; NOTHING_FOUND where a plan without proof is used.
     """
 
     members: tuple[str, ...]
@@ -108,16 +116,57 @@ def _solve(
 ) -> Coalition:
     problems = tuple(services[name] for name in members)
     problem = FleetProblem(problems, stock_limits(problems, stock))
+    incumbent = one_by_one(problems, stock, budget.limits(), memo) if _is_large(problem) else None
     solution = budget.spend(cheapest(problem, budget.limits(), memo))
-    if solution.found:
+    if solution.found and not (solution.ending is Ending.TIME_LIMIT and _is_better(incumbent, solution, problem, memo)):
         return Coalition(members, solution.replicas, solution.bound, short=False, ending=solution.ending)
-    if solution.ending is Ending.NOTHING_FOUND:
-        mixes = greedy(problem)
-        return Coalition(members, mixes, 0.0, short=False, ending=Ending.NOTHING_FOUND)
-    return _most_served(members, problem, budget, memo)
+    if solution.ending is Ending.INFEASIBLE:
+        return _most_served(members, problem, incumbent, budget, memo)
+    mixes = _most_serving([incumbent, greedy(problem)], problem, memo)
+    whole = _serves_all(mixes, problem, memo)
+    bound = solution.bound if solution.found else 0.0
+    ending = Ending.TIME_LIMIT if solution.found else Ending.NOTHING_FOUND
+    return Coalition(members, mixes, bound, short=not whole and incumbent is not None, ending=ending)
 
 
-def _most_served(members: tuple[str, ...], problem: FleetProblem, budget: _Budget, memo: Memo) -> Coalition:
+def _is_large(problem: FleetProblem) -> bool:
+    """Whether the joint programme may take longer than its solver is given."""
+    shares = sum(len(service.loads) * len(service.variants) for service in problem.services)
+    return len(problem.services) > 1 and shares > _LARGE_SHARES
+
+
+def _is_better(incumbent: Mixes | None, solution: Solution, problem: FleetProblem, memo: Memo) -> bool:
+    if incumbent is None or not _serves_all(incumbent, problem, memo):
+        return False
+    return _paid(incumbent, problem) < _paid(solution.replicas, problem)
+
+
+def _paid(mixes: Mixes, problem: FleetProblem) -> float:
+    pairs = zip(problem.services, mixes, strict=True)
+    return sum(service.cost(mix) + service.switching_cost(mix) for service, mix in pairs)
+
+
+def _serves_all(mixes: Mixes, problem: FleetProblem, memo: Memo) -> bool:
+    pairs = zip(problem.services, mixes, strict=True)
+    return all(within_bounds(service, mix) and split(service, mix, memo).serves_all for service, mix in pairs)
+
+
+def _most_serving(candidates: Sequence[Mixes | None], problem: FleetProblem, memo: Memo) -> Mixes:
+    """The mixes that serve the most requests; of those that serve as much, the cheapest."""
+
+    def rank(mixes: Mixes) -> tuple[bool, float, float]:
+        served_rps = sum(
+            split(service, mix, memo).served_share * math.fsum(service.rates)
+            for service, mix in zip(problem.services, mixes, strict=True)
+        )
+        return (not _serves_all(mixes, problem, memo), -served_rps, _paid(mixes, problem))
+
+    return min((mixes for mixes in candidates if mixes is not None), key=rank)
+
+
+def _most_served(
+    members: tuple[str, ...], problem: FleetProblem, incumbent: Mixes | None, budget: _Budget, memo: Memo
+) -> Coalition:
     least = budget.spend(solve_pruned(problem, Goal.MOST_SERVED, budget.limits(), memo))
     if least.found:
         allowed = least.objective + _UNSERVED_TOLERANCE
@@ -125,7 +174,8 @@ def _most_served(members: tuple[str, ...], problem: FleetProblem, budget: _Budge
         solution = budget.spend(solve_pruned(problem, goal, budget.limits(), memo, least_unserved=allowed))
         if solution.found:
             return Coalition(members, solution.replicas, 0.0, short=True, ending=solution.ending)
-    return Coalition(members, greedy(problem), 0.0, short=True, ending=Ending.NOTHING_FOUND)
+    mixes = _most_serving([incumbent, greedy(problem)], problem, memo)
+    return Coalition(members, mixes, 0.0, short=True, ending=Ending.NOTHING_FOUND)
 
 
 def _crowded_pools(

@@ -10,48 +10,35 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from medley_planner.assemble import Prepared
 from medley_planner.binding import View, ample, binding
-from medley_planner.fleet import Pool, Stock, Variant
+from medley_planner.fleet import Stock, Variant
 from medley_planner.memo import Memo
-from medley_planner.milp import Limits
+from medley_planner.outlook import Outlook
 from medley_planner.problem import ServiceProblem, remaining_stock, stock_limits
 from medley_planner.result import Alternative, FleetPlan, MixEntry, Outcome, Rejection, ServicePlan
 from medley_planner.split import split
 from medley_planner.wording import counts_text, mix_text, money, percent, plural, variant_text
 
 
-def explained(
-    prepared: Mapping[str, Prepared],
-    pools: Mapping[str, Pool],
-    fleet_plan: FleetPlan,
-    limits: Limits,
-    memo: Memo,
-    *,
-    only: Collection[str] | None = None,
-) -> FleetPlan:
+def explained(ready: Outlook, fleet_plan: FleetPlan, memo: Memo, *, only: Collection[str] | None = None) -> FleetPlan:
     """The plan with the explanation of these services, or of all."""
     return replace(
         fleet_plan,
         services=tuple(
-            explain(prepared[each.name], pools, fleet_plan, limits, memo) if only is None or each.name in only else each
+            explain(ready, fleet_plan, each.name, memo) if only is None or each.name in only else each
             for each in fleet_plan.services
         ),
     )
 
 
-def explain(
-    prepared: Prepared, pools: Mapping[str, Pool], fleet_plan: FleetPlan, limits: Limits, memo: Memo
-) -> ServicePlan:
+def explain(ready: Outlook, fleet_plan: FleetPlan, name: str, memo: Memo) -> ServicePlan:
     """The plan of one service with its binding constraints, alternatives and rejections, and its sentence completed."""
-    its_plan = fleet_plan.service(prepared.service.name)
+    its_plan = fleet_plan.service(name)
     others = [
-        {entry.variant: entry.replicas for entry in other.mix}
-        for other in fleet_plan.services
-        if other.name != prepared.service.name
+        {entry.variant: entry.replicas for entry in other.mix} for other in fleet_plan.services if other.name != name
     ]
-    stock = remaining_stock({name: pool.stock for name, pool in pools.items()}, others)
-    view = View(prepared, its_plan, pools, stock, limits, memo)
+    stock = remaining_stock(ready.stock, others)
+    view = View(ready.prepared[name], its_plan, ready.pools, stock, ready.limits, memo)
     alternatives = tuple(_alternatives(view)) if its_plan.outcome is not Outcome.NO_GPU_FITS else ()
     explained_plan = replace(
         its_plan,

@@ -44,3 +44,19 @@ class Memo:
         if len(self._results) > self._entries:
             self._results.popitem(last=False)
         return result
+
+
+class Hashed:
+    """A value that is part of many keys and expensive to hash: hashed once."""
+
+    __slots__ = ("_hash", "_value")
+
+    def __init__(self, value: Hashable) -> None:
+        self._value = value
+        self._hash = hash(value)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Hashed) and self._hash == other._hash and self._value == other._value

@@ -141,7 +141,7 @@ class _Programme:
         self.model.setObjective(pulp.LpAffineExpression(objective))
 
     def _replica_variable(self, s: int, v: int) -> pulp.LpVariable:
-        upper = self.problem.services[s].useful_replicas(v)
+        upper = self.problem.services[s].useful[v]
         return self.model.add_variable(f"n_{s}_{v}", 0, upper, pulp.LpInteger)
 
     def _extra_variable(self, p: int) -> pulp.LpVariable:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from medley_planner.assemble import Prepared, from_split, kept, planned
 from medley_planner.capacity import capacities
@@ -19,18 +19,19 @@ from medley_planner.check import Violation, check, check_unshared
 from medley_planner.coalitions import Coalition, Sharing, alone_bound, share
 from medley_planner.diagnosis import Trouble, diagnose, nothing_fits
 from medley_planner.explain import explained
-from medley_planner.fleet import FleetState, Formulation, PlanOptions, Pool, Stock
+from medley_planner.fleet import FleetState, Formulation, PlanOptions, Stock
 from medley_planner.greedy import greedy
 from medley_planner.lower_bound import fractional_bound, gap
 from medley_planner.melange import melange
 from medley_planner.memo import Memo
 from medley_planner.milp import Ending, Limits
-from medley_planner.problem import FleetProblem, ServiceProblem, remaining_stock, service_problem, stock_limits
+from medley_planner.outlook import Outlook, outlook
+from medley_planner.problem import FleetProblem, ServiceProblem, remaining_stock, stock_limits
 from medley_planner.result import FleetPlan, Outcome, ServicePlan, SolverStatus
 from medley_planner.shortage import shortage
 from medley_planner.split import split
-from medley_planner.validation import InvalidFleetError, validate
-from medley_planner.variants import CapacityFunction, Remembered, candidates
+from medley_planner.validation import InvalidFleetError
+from medley_planner.variants import CapacityFunction
 
 __all__ = ["DEFAULT_OPTIONS", "InvalidFleetError", "UnsoundPlanError", "explain_plan", "plan"]
 
@@ -45,26 +46,6 @@ class UnsoundPlanError(RuntimeError):
     def __init__(self, violations: Sequence[Violation]) -> None:
         super().__init__("; ".join(f"{each.constraint} ({each.subject}): {each.detail}" for each in violations))
         self.violations = tuple(violations)
-
-
-@dataclass(frozen=True)
-class Outlook:
-    """Everything that is known of a fleet before it is planned.
-
-    Args:
-        prepared: Services by name, sorted.
-        pools: Pools by name, sorted.
-        limits: Gap, and time of all solves together.
-    """
-
-    prepared: Mapping[str, Prepared]
-    pools: Mapping[str, Pool]
-    limits: Limits
-
-    @property
-    def stock(self) -> dict[str, Stock]:
-        """All stock by pool."""
-        return {name: pool.stock for name, pool in self.pools.items()}
 
 
 def plan(
@@ -86,15 +67,12 @@ def plan(
         InvalidFleetError: A value makes no sense; names the field.
         UnsoundPlanError: The planner made a mistake that its own check found.
     """
-    validate(state, options)
     memo = Memo() if memo is None else memo
-    outlook = _outlook(state, options, capacity_of, memo)
+    ready = outlook(state, options, capacity_of, memo)
     if options.formulation is Formulation.MELANGE:
-        return _melange_plan(state, outlook, options, capacity_of, memo)
-    fleet_plan = _sound_plan(state, outlook, _known(outlook, capacity_of), memo)
-    return (
-        explained(outlook.prepared, outlook.pools, fleet_plan, outlook.limits, memo) if options.explain else fleet_plan
-    )
+        return _melange_plan(ready, options, memo)
+    fleet_plan = plan_ready(ready, memo)
+    return explained(ready, fleet_plan, memo) if options.explain else fleet_plan
 
 
 def explain_plan(
@@ -119,75 +97,66 @@ def explain_plan(
     Raises:
         InvalidFleetError: A value makes no sense; names the field.
     """
-    validate(state, options)
     memo = Memo() if memo is None else memo
-    outlook = _outlook(state, options, capacity_of, memo)
-    return explained(outlook.prepared, outlook.pools, fleet_plan, outlook.limits, memo, only=only)
+    return explained(outlook(state, options, capacity_of, memo), fleet_plan, memo, only=only)
 
 
-def _outlook(state: FleetState, options: PlanOptions, capacity_of: CapacityFunction, memo: Memo) -> Outlook:
-    pools = sorted(state.pools, key=lambda pool: pool.name)
-    prepared = {}
-    for service in sorted(state.services, key=lambda service: service.name):
-        found = candidates(service, pools, capacity_of, memo)
-        problem = service_problem(service, found, switching_horizon_s=options.switching_horizon_s)
-        prepared[service.name] = Prepared(service, found, problem)
-    limits = Limits(time_limit_s=options.time_limit_s, relative_gap=options.relative_gap)
-    return Outlook(prepared, {pool.name: pool for pool in pools}, limits)
+def plan_ready(ready: Outlook, memo: Memo) -> FleetPlan:
+    """The plan of a fleet that was made ready, not explained: the solver's if it passes the check, else the greedy one.
 
-
-def _sound_plan(state: FleetState, outlook: Outlook, capacity_of: CapacityFunction, memo: Memo) -> FleetPlan:
-    """The solver's plan if it passes the check, else the greedy one if that does."""
-    fleet_plan = _decide(outlook, share, memo)
-    if not check(state, fleet_plan, capacity_of):
+    Raises:
+        UnsoundPlanError: Neither passes.
+    """
+    fleet_plan = _decide(ready, share, memo)
+    if not check(ready.state, fleet_plan, ready.capacity_of):
         return fleet_plan
-    fallback = _decide(outlook, _share_greedily, memo)
-    violations = check(state, fallback, capacity_of)
+    fallback = _decide(ready, _share_greedily, memo)
+    violations = check(ready.state, fallback, ready.capacity_of)
     if violations:
         raise UnsoundPlanError(violations)
     return fallback
 
 
-def _decide(outlook: Outlook, share_stock: ShareStock, memo: Memo) -> FleetPlan:
+def _decide(ready: Outlook, share_stock: ShareStock, memo: Memo) -> FleetPlan:
     """Set aside who keeps what runs, until all others can share the stock that is left."""
-    troubles = _set_aside(outlook)
+    troubles = _set_aside(ready)
     while True:
-        held = [outlook.prepared[name].service.running for name in troubles]
-        left = remaining_stock(outlook.stock, held)
-        deciding = {name: each for name, each in outlook.prepared.items() if name not in troubles}
+        held = [ready.prepared[name].service.running for name in troubles]
+        left = remaining_stock(ready.stock, held)
+        deciding = {name: each for name, each in ready.prepared.items() if name not in troubles}
         found = {
-            name: diagnose(each.service, each.problem, left, outlook.limits, memo) for name, each in deciding.items()
+            name: diagnose(each.service, each.problem, left, ready.limits, memo) for name, each in deciding.items()
         }
         new = {name: trouble for name, trouble in found.items() if trouble is not None}
         if not new:
             problems = {name: each.problem for name, each in deciding.items()}
-            sharing = share_stock(problems, left, outlook.limits, memo)
-            new = _left_without_a_plan(outlook, sharing, memo)
+            sharing = share_stock(problems, left, ready.limits, memo)
+            new = _left_without_a_plan(ready, sharing, memo)
         if not new:
-            return _assemble(outlook, sharing, troubles, left, memo)
+            return _assemble(ready, sharing, troubles, left, memo)
         troubles |= new
 
 
-def _set_aside(outlook: Outlook) -> dict[str, Trouble]:
+def _set_aside(ready: Outlook) -> dict[str, Trouble]:
     """Services of which nothing is to be decided, or of which some size fits nowhere."""
     troubles: dict[str, Trouble] = {}
-    for name, each in outlook.prepared.items():
+    for name, each in ready.prepared.items():
         trouble = Trouble(Outcome.PINNED, "") if each.service.pinned else nothing_fits(each.service, each.candidates)
         if trouble is not None:
             troubles[name] = trouble
     return troubles
 
 
-def _left_without_a_plan(outlook: Outlook, sharing: Sharing, memo: Memo) -> dict[str, Trouble]:
+def _left_without_a_plan(ready: Outlook, sharing: Sharing, memo: Memo) -> dict[str, Trouble]:
     """Services for which the solver's time was too short, and the greedy plan does not serve everything."""
-    message = f"The solver found no plan within {outlook.limits.time_limit_s:g} s"
+    message = f"The solver found no plan within {ready.limits.time_limit_s:g} s"
     return {
         name: Trouble(Outcome.TIME_LIMIT, message)
         for coalition in sharing.coalitions
         if coalition.ending is Ending.NOTHING_FOUND and not coalition.short
         for name, mix in zip(coalition.members, coalition.replicas, strict=True)
-        if not split(outlook.prepared[name].problem, mix, memo).serves_all
-        or sum(mix) < outlook.prepared[name].problem.replicas_min
+        if not split(ready.prepared[name].problem, mix, memo).serves_all
+        or sum(mix) < ready.prepared[name].problem.replicas_min
     }
 
 
@@ -202,34 +171,34 @@ def _share_greedily(
 
 
 def _assemble(
-    outlook: Outlook, sharing: Sharing, troubles: Mapping[str, Trouble], left: Mapping[str, Stock], memo: Memo
+    ready: Outlook, sharing: Sharing, troubles: Mapping[str, Trouble], left: Mapping[str, Stock], memo: Memo
 ) -> FleetPlan:
     plans: dict[str, ServicePlan] = {}
     bounds: list[float] = []
     for coalition in sharing.coalitions:
-        members = [outlook.prepared[name] for name in coalition.members]
+        members = [ready.prepared[name] for name in coalition.members]
         missing = (
-            shortage(members, coalition, left, pools=outlook.pools, limits=outlook.limits, memo=memo)
+            shortage(members, coalition, left, pools=ready.pools, limits=ready.limits, memo=memo)
             if coalition.short
             else {}
         )
-        alone = [_lower_bound(each, outlook, memo) for each in members]
+        alone = [_lower_bound(each, ready, memo) for each in members]
         for each, mix, bound in zip(members, coalition.replicas, alone, strict=True):
             plans[each.service.name] = planned(each, mix, bound, missing.get(each.service.name), memo)
         bounds.append(0.0 if coalition.short else max(coalition.bound, math.fsum(alone)))
     for name, trouble in troubles.items():
-        each = outlook.prepared[name]
-        plans[name] = kept(each, trouble, outlook.pools, _lower_bound(each, outlook, memo), memo)
+        each = ready.prepared[name]
+        plans[name] = kept(each, trouble, ready.pools, _lower_bound(each, ready, memo), memo)
         bounds.append(plans[name].cost_usd_per_hour)
     return _fleet_plan([plans[name] for name in sorted(plans)], math.fsum(bounds), _status(sharing))
 
 
-def _lower_bound(each: Prepared, outlook: Outlook, memo: Memo) -> float:
+def _lower_bound(each: Prepared, ready: Outlook, memo: Memo) -> float:
     """Proven: alone with all stock, serving everything costs no less; −∞ where that is not possible."""
     fractional = fractional_bound(each.problem)
     if math.isinf(fractional):
         return -math.inf
-    return max(fractional, alone_bound(each.problem, outlook.stock, outlook.limits, memo))
+    return max(fractional, alone_bound(each.problem, ready.stock, ready.limits, memo))
 
 
 def _status(sharing: Sharing) -> SolverStatus:
@@ -256,24 +225,17 @@ def _fleet_plan(plans: Sequence[ServicePlan], lower_bound: float, status: Solver
     )
 
 
-def _known(outlook: Outlook, capacity_of: CapacityFunction) -> CapacityFunction:
-    pairs = [(each.service, each.candidates) for each in outlook.prepared.values()]
-    return Remembered(pairs, {name: pool.gpu for name, pool in outlook.pools.items()}, capacity_of)
-
-
-def _melange_plan(
-    state: FleetState, outlook: Outlook, options: PlanOptions, capacity_of: CapacityFunction, memo: Memo
-) -> FleetPlan:
+def _melange_plan(ready: Outlook, options: PlanOptions, memo: Memo) -> FleetPlan:
     """Each service alone by Mélange's programme; what stock, caps and bounds say is not asked."""
     plans, bounds, optimal = [], [], True
-    for name, each in outlook.prepared.items():
-        trouble = _set_aside(replace(outlook, prepared={name: each})).get(name)
-        mix = None if trouble else melange(each.problem, options.slice_factor, outlook.limits)
+    for name, each in ready.prepared.items():
+        trouble = _set_aside(replace(ready, prepared={name: each})).get(name)
+        mix = None if trouble else melange(each.problem, options.slice_factor, ready.limits)
         if mix is None:
             trouble = trouble or Trouble(
                 Outcome.TIME_LIMIT, f"The solver found no plan within {options.time_limit_s:g} s"
             )
-            plans.append(kept(each, trouble, outlook.pools, -math.inf, memo))
+            plans.append(kept(each, trouble, ready.pools, -math.inf, memo))
             bounds.append(plans[-1].cost_usd_per_hour)
             continue
         optimal = optimal and mix.optimal
@@ -281,7 +243,7 @@ def _melange_plan(
         bounds.append(mix.bound)
     status = SolverStatus.OPTIMAL if optimal else SolverStatus.TIME_LIMIT
     fleet_plan = _fleet_plan(plans, math.fsum(bounds), status)
-    violations = check_unshared(state, fleet_plan, _known(outlook, capacity_of))
+    violations = check_unshared(ready.state, fleet_plan, ready.capacity_of)
     if violations:
         raise UnsoundPlanError(violations)
     return fleet_plan

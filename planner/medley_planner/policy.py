@@ -15,10 +15,12 @@ from dataclasses import dataclass, replace
 
 from medley_planner.capacity import capacities
 from medley_planner.check import DECIDED, check_mix
+from medley_planner.explain import explained
 from medley_planner.fleet import FleetState, PlanOptions, Pool, Variant
 from medley_planner.lower_bound import gap
 from medley_planner.memo import Memo
-from medley_planner.plan import DEFAULT_OPTIONS, explain_plan, plan
+from medley_planner.outlook import outlook
+from medley_planner.plan import DEFAULT_OPTIONS, plan_ready
 from medley_planner.problem import crowded_pools
 from medley_planner.result import FleetPlan, MixEntry, Outcome, ServicePlan, SolverStatus
 from medley_planner.variants import CapacityFunction
@@ -111,10 +113,10 @@ def plan_and_decide(
         UnsoundPlanError: The planner made a mistake that its own check found: hold.
     """
     memo = Memo() if memo is None else memo
+    ready = outlook(state, options, capacity_of, memo)
 
     def plan_with(keepers: Collection[str]) -> FleetPlan:
-        quick = replace(options, explain=False)
-        return plan(_pinned(state, keepers), quick, memo=memo, capacity_of=capacity_of)
+        return plan_ready(ready.pinning(keepers), memo)
 
     best = plan_with(())
     as_is = plan_with([service.name for service in state.services])
@@ -133,7 +135,7 @@ def plan_and_decide(
     final, verdicts = _settle(cases, verdicts, plan_with)
     reported = _reported(best, final, cases, verdicts)
     if options.explain:
-        reported = explain_plan(state, reported, options, memo=memo, capacity_of=capacity_of)
+        reported = explained(ready, reported, memo)
     decisions = tuple(
         _decision(case, verdicts[case.service.name], reported.service(case.service.name)) for case in cases
     )
@@ -248,11 +250,6 @@ def _as_reported(case: Case, verdict: Verdict, final: ServicePlan) -> ServicePla
         return replace(final, reason=verdict.message)
     sentence = f"{mix_text(final.mix)} serves {rate(case.service.rate_rps)} for {money(final.cost_usd_per_hour)}"
     return replace(final, outcome=Outcome.PLANNED, reason=sentence)
-
-
-def _pinned(state: FleetState, names: Collection[str]) -> FleetState:
-    services = (replace(each, pinned=each.pinned or each.name in names) for each in state.services)
-    return replace(state, services=tuple(services))
 
 
 def _decision(case: Case, verdict: Verdict, reported: ServicePlan) -> Decision:

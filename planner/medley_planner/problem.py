@@ -8,6 +8,7 @@ Symbols of docs/formulation.md: service s, bucket b, variant v, group size k.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -79,11 +80,15 @@ class ServiceProblem:
         added = (max(0, count - runs) for count, runs in zip(replicas, self.running, strict=True))
         return math.fsum(weight * more for weight, more in zip(self.switching, added, strict=True))
 
-    def useful_replicas(self, v: int) -> int:
-        """More replicas of v than this are never better: for all the demand that v can serve, and every lower bound."""
-        total = math.fsum(load[v] for load in self.loads if load[v] < math.inf)
-        in_pool = (bounds.minimum for bounds in self.pool_bounds if bounds.pool == self.variants[v].pool)
-        return math.ceil(total - LOAD_TOLERANCE) + max(self.replicas_min, *in_pool, 0)
+    @functools.cached_property
+    def useful(self) -> tuple[int, ...]:
+        """More replicas of v than this are never better: for all the demand that v can serve, and lower bounds."""
+        most = []
+        for v, variant in enumerate(self.variants):
+            total = math.fsum(load[v] for load in self.loads if load[v] < math.inf)
+            in_pool = (bounds.minimum for bounds in self.pool_bounds if bounds.pool == variant.pool)
+            most.append(math.ceil(total - LOAD_TOLERANCE) + max(self.replicas_min, *in_pool, 0))
+        return tuple(most)
 
     def only(self, keep: Iterable[int]) -> ServiceProblem:
         """The same problem with these variants only, by index."""
@@ -184,7 +189,7 @@ def stock_limits(services: Iterable[ServiceProblem], stock: Mapping[str, Stock])
     for service in services:
         for v, variant in enumerate(service.variants):
             key = (variant.pool, service.gpus[v])
-            wanted[key] = wanted.get(key, 0) + service.gpus[v] * service.useful_replicas(v)
+            wanted[key] = wanted.get(key, 0) + service.gpus[v] * service.useful[v]
     limits = []
     for pool, group in sorted(wanted):
         most = sum(gpus for (other, size), gpus in wanted.items() if other == pool and size >= group)

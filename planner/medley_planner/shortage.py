@@ -10,7 +10,7 @@ from medley_planner.cheapest import solve_pruned
 from medley_planner.coalitions import Coalition
 from medley_planner.fleet import Pool, Stock
 from medley_planner.memo import Memo
-from medley_planner.milp import Goal, Limits
+from medley_planner.milp import Ending, Goal, Limits
 from medley_planner.problem import FleetProblem, stock_limits
 from medley_planner.split import split
 from medley_planner.wording import listed, plural
@@ -39,7 +39,10 @@ def shortage(
     short = {name: lacks for name, lacks in short.items() if lacks}
     if not short:
         return {}
-    remedy = _remedy(members, stock, pools, limits, memo)
+    if coalition.ending is Ending.NOTHING_FOUND:
+        remedy = "the solver's time ended before it found a plan for all"
+    else:
+        remedy = _remedy(members, stock, pools, limits, memo)
     others = sorted(each.service.name for each in members)
     return {name: f"{lacks}{_beside(name, others)}: {remedy}" for name, lacks in short.items()}
 

@@ -5,6 +5,7 @@ A variant that cannot serve a single size is no candidate but a rejection, with 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Protocol
 from medley_planner.capacity import Capacity
 from medley_planner.fleet import GROUP_SIZES, Objectives, Pool, Service, Variant
 from medley_planner.gpus import GPUType
-from medley_planner.memo import Memo
+from medley_planner.memo import Hashed, Memo
 from medley_planner.models import ModelArchitecture, ThroughputPoint
 from medley_planner.result import Rejection
 from medley_planner.sizes import Bucket
@@ -98,6 +99,17 @@ def candidates(service: Service, pools: Sequence[Pool], capacity_of: CapacityFun
         capacity_of: Capacity of one replica for one size.
         memo: Keeps capacities; they depend on neither rate, price nor stock.
     """
+    demand = Hashed(
+        (
+            capacity_of,
+            service.model,
+            service.measurements,
+            service.engine,
+            service.sizes,
+            service.objectives,
+            service.max_context_tokens,
+        )
+    )
     usable: list[Candidate] = []
     rejected: list[Rejection] = []
     for pool in pools:
@@ -112,7 +124,8 @@ def candidates(service: Service, pools: Sequence[Pool], capacity_of: CapacityFun
                 held = f"a node of {pool.name} holds {pool.gpus_per_node} GPUs, a replica of {size} does not span nodes"
                 rejected.append(Rejection(variant, NOT_ALLOWED, held))
                 continue
-            capacities = _capacities(service, pool.gpu, size, capacity_of, memo)
+            compute = functools.partial(_capacities, service, pool.gpu, size, capacity_of)
+            capacities = memo.recall(("capacities", demand, pool.gpu, size), compute)
             if any(capacity.requests_per_second > 0 for capacity in capacities):
                 price = pool.price_usd_per_gpu_hour * size
                 usable.append(Candidate(variant, size, price, pool.load_time_s, capacities))
@@ -126,34 +139,17 @@ def _by_variant(item: Candidate | Rejection) -> Variant:
     return item.variant
 
 
-def _capacities(
-    service: Service, gpu: GPUType, size: int, capacity_of: CapacityFunction, memo: Memo
-) -> tuple[Capacity, ...]:
-    def compute() -> tuple[Capacity, ...]:
-        return capacity_of(
-            model=service.model,
-            measurements=service.measurements,
-            engine=service.engine,
-            gpu=gpu,
-            tensor_parallel=size,
-            sizes=tuple((bucket.input_tokens, bucket.output_tokens) for bucket in service.sizes.buckets),
-            objectives=service.objectives,
-            max_context_tokens=service.max_context_tokens,
-        )
-
-    key = (
-        "capacities",
-        capacity_of,
-        service.model,
-        service.measurements,
-        service.engine,
-        gpu,
-        size,
-        service.sizes,
-        service.objectives,
-        service.max_context_tokens,
+def _capacities(service: Service, gpu: GPUType, size: int, capacity_of: CapacityFunction) -> tuple[Capacity, ...]:
+    return capacity_of(
+        model=service.model,
+        measurements=service.measurements,
+        engine=service.engine,
+        gpu=gpu,
+        tensor_parallel=size,
+        sizes=tuple((bucket.input_tokens, bucket.output_tokens) for bucket in service.sizes.buckets),
+        objectives=service.objectives,
+        max_context_tokens=service.max_context_tokens,
     )
-    return memo.recall(key, compute)
 
 
 def _rejection(variant: Variant, buckets: Sequence[Bucket], capacities: Sequence[Capacity]) -> Rejection:
