@@ -30,14 +30,16 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Rates:
-    """A capacity function that looks requests per second up: by GPU type and tensor parallel size, then by request size.
+    """A capacity function that looks rates up: by GPU type and tensor parallel size, then by request size.
 
     What is not in the table cannot be served.
     """
 
     table: Mapping[tuple[str, int], Mapping[Size, float]] = field(hash=False)
 
-    def __call__(self, *, gpu: GPUType, tensor_parallel: int, sizes: Sequence[Size], **_: object) -> tuple[Capacity, ...]:
+    def __call__(
+        self, *, gpu: GPUType, tensor_parallel: int, sizes: Sequence[Size], **_: object
+    ) -> tuple[Capacity, ...]:
         rates = self.table.get((gpu.name, tensor_parallel), {})
         return tuple(self._capacity(rates.get(size, 0.0), gpu, size) for size in sizes)
 
@@ -83,10 +85,7 @@ def small_and_big(small: int | Stock = 64, big: int | Stock = 64, *, small_price
 
 def mix(plan_of_service) -> dict[str, int]:
     """A plan's mix as {variant: replicas}, variants without `/tp1`."""
-    return {
-        str(entry.variant).removesuffix("/tp1"): entry.replicas
-        for entry in plan_of_service.mix
-    }
+    return {str(entry.variant).removesuffix("/tp1"): entry.replicas for entry in plan_of_service.mix}
 
 
 def running(**replicas: int) -> dict[Variant, int]:
@@ -103,7 +102,9 @@ def random_fleet(rng: random.Random, *, services: int | None = None) -> tuple[Fl
     pools = tuple(_random_pool(rng, name) for name in names)
     sizes = [(100 * (k + 1), 50 * (k + 1)) for k in range(rng.randint(1, 3))]
     table = {
-        (name, tensor_parallel): {size: rng.uniform(0.4, 5.0) * tensor_parallel**0.9 for size in sizes if rng.random() < 0.9}
+        (name, tensor_parallel): {
+            size: rng.uniform(0.4, 5.0) * tensor_parallel**0.9 for size in sizes if rng.random() < 0.9
+        }
         for name in names
         for tensor_parallel in (1, 2)
     }

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 import medley_planner.cheapest as cheapest_module
+import medley_planner.coalitions as coalitions_module
 from medley_planner.cheapest import within_bounds
 from medley_planner.dominance import undominated
 from medley_planner.fleet import FleetState, PlanOptions, ReplicaBounds, Variant
@@ -19,6 +20,7 @@ from medley_planner.milp import Ending, Goal, Limits, Solution, solve
 from medley_planner.plan import plan
 from medley_planner.problem import FleetProblem, ServiceProblem, service_problem, stock_limits
 from medley_planner.result import Outcome, SolverStatus
+from medley_planner.sizes import SizeHistogram
 from medley_planner.split import split
 from medley_planner.variants import candidates
 from planner_fleets import (
@@ -109,6 +111,59 @@ def test_a_time_limit_too_short_for_anything_still_gives_a_sound_plan() -> None:
     state = fleet([service(f"s{k}", 3.0 + k) for k in range(4)], small_and_big(small=20, big=6))
     found = plan(state, PlanOptions(time_limit_s=1e-6, explain=False), capacity_of=SMALL_AND_BIG)
     assert all(each.outcome in (Outcome.PLANNED, Outcome.STOCK_SHORT, Outcome.TIME_LIMIT) for each in found.services)
+
+
+# -- one by one --------------------------------------------------------------------------------------------------------
+
+
+def without_joint_solver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every coalition counts as large, and the solver never ends on more than one service."""
+    monkeypatch.setattr(coalitions_module, "_LARGE_SHARES", 0)
+
+    def alone_only(problem: FleetProblem, goal: Goal, limits: Limits, *, least_unserved: float = 0.0) -> Solution:
+        if len(problem.services) > 1:
+            return Solution(Ending.NOTHING_FOUND)
+        return solve(problem, goal, limits, least_unserved=least_unserved)
+
+    monkeypatch.setattr(cheapest_module, "solve", alone_only)
+
+
+def test_services_planned_one_by_one_keep_the_stock_and_never_beat_the_optimum(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = optimal = 0
+    for number in range(80):
+        state, rates = random_fleet(random.Random(f"one by one/{number}"), services=3)
+        exact = plan(state, PlanOptions(explain=False), capacity_of=rates)
+        with monkeypatch.context() as patched:
+            without_joint_solver(patched)
+            found = plan(state, PlanOptions(explain=False), capacity_of=rates)
+        if found.status is not SolverStatus.HEURISTIC or exact.cost_usd_per_hour == 0:
+            continue
+        if all(each.outcome is Outcome.PLANNED for each in (*found.services, *exact.services)):
+            whole += 1
+            assert found.cost_usd_per_hour >= exact.cost_usd_per_hour - 1e-3, f"fleet {number}"
+            optimal += found.cost_usd_per_hour <= exact.cost_usd_per_hour + 1e-3
+    assert whole >= 5
+    assert optimal >= whole // 2
+
+
+def test_the_service_with_most_to_lose_chooses_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_joint_solver(monkeypatch)
+    cheap = service("a-cheap", 1.0, sizes=SizeHistogram.of((*SHORT, 1.0)))
+    needy = service("b-needy", 1.0, sizes=SizeHistogram.of((*LONG, 1.0)))
+    found = plan(fleet([cheap, needy], small_and_big(big=1, small_price=6.0)), capacity_of=SMALL_AND_BIG)
+    assert (mix(found.service("a-cheap")), mix(found.service("b-needy"))) == ({"small": 1}, {"big": 1})
+    assert found.status is SolverStatus.HEURISTIC
+
+
+def test_a_service_that_finds_no_room_serves_what_it_can_and_says_that_nothing_is_proven(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    without_joint_solver(monkeypatch)
+    services = [service(name, 4.0, pools=("big",)) for name in ("a", "b")]
+    found = plan(fleet(services, small_and_big(big=3)), PlanOptions(explain=False), capacity_of=SMALL_AND_BIG)
+    assert dict(found.gpus_by_pool) == {"big": 3}
+    (short,) = [each for each in found.services if each.outcome is Outcome.STOCK_SHORT]
+    assert short.reason.endswith("the solver's time ended before it found a plan for all")
 
 
 # -- dominance ---------------------------------------------------------------------------------------------------------
