@@ -149,15 +149,15 @@ def page(lines: list[Line]) -> str:
             f"## {scenario.title}",
             "",
             f"| req/s | our mix | ours | Mélange | {singles} | saved, best to worst |",
-            +" | ".join(f"{name} only" for name in PRICES_USD) + " | saved, best to worst |",
             "|---:|---|---:|---:|" + "---:|" * len(PRICES_USD) + "---:|",
         ]
         for each in lines:
             if each.scenario == scenario:
                 costs = ["–" if cost is None else f"{cost:.2f}" for cost in each.single_usd_per_hour.values()]
+                best, worst = each.saved_percent
                 text.append(
                     f"| {each.rate_rps} | {mix_text(each.ours.mix)} | {each.ours.cost_usd_per_hour:.2f} | "
-                    f"{each.melange.cost_usd_per_hour:.2f} | {' | '.join(costs)} | {each.saved_percent[0]:.0f} – {each.saved_percent[1]:.0f} % |"
+                    f"{each.melange.cost_usd_per_hour:.2f} | {' | '.join(costs)} | {best:.0f} – {worst:.0f} % |"
                 )
     return "\n".join(text) + "\n"
 
