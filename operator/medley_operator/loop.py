@@ -30,6 +30,11 @@ LOG = logger("loop")
 
 DEBOUNCE_S = 0.15
 SHORTEST_INTERVAL_S = 0.3
+LONGEST_PAUSE_S = 3.0
+"""After a round there is a pause as long as the round, within these bounds:
+its own effects are then planned with once.
+"""
+
 TRACE_AGE_S = 60.0
 """ConfigMaps with traces are not watched; so old may a reading be."""
 
@@ -92,12 +97,13 @@ class PlanningLoop:
             if not self._may_act():
                 wake_s = time.time() + self._interval_s
                 continue
+            began_s = time.monotonic()
             try:
                 wake_s = await self._round()
             except KubeError as error:
                 LOG.warning("the round is put off", error=str(error))
                 wake_s = time.time() + FAILED_RETRY_S
-            await asyncio.sleep(SHORTEST_INTERVAL_S)
+            await asyncio.sleep(min(max(SHORTEST_INTERVAL_S, time.monotonic() - began_s), LONGEST_PAUSE_S))
 
     async def _round(self) -> float:
         """One round. Returns when to have the next one at the latest."""

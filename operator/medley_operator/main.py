@@ -16,6 +16,13 @@ from medley_operator.version import VERSION
 
 LOG = logger("main")
 
+SWITCH_INTERVAL_S = 0.0005
+"""How long the planning thread may keep the interpreter from the event loop, which wants it again after every system call.
+
+At Python's default of 5 ms, a round of some seconds would slow every call to the API server down so much that the
+Lease could be lost.
+"""
+
 EXIT_FAILED = 1
 EXIT_BAD_SETTINGS = 2
 
@@ -36,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"medley-operator: {error}", file=sys.stderr)  # noqa: T201  there is no log yet
         return EXIT_BAD_SETTINGS
     configure(settings.log_level, settings.log_format)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     return asyncio.run(_run(settings))
 
 

@@ -33,6 +33,7 @@ from medley_operator.workqueue import Workqueue
 LOG = logger("operator")
 
 WORKERS = 16
+FOLLOW_EVERY_S = 0.1
 LEADERLESS_ERROR_CODES = frozenset({0, 500, 502, 503, 504})
 
 
@@ -45,7 +46,7 @@ class Operator:
         self._pulse = Pulse(self._metrics)
         self._queue: Workqueue[Key] = Workqueue()
         self._cache = ClusterCache(self._changed)
-        self._tasks: list[asyncio.Task[None]] = []
+        self._put_off = False
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until `stop` is set, then give leadership back.
@@ -105,7 +106,7 @@ class Operator:
             "events": self._events.run,
             "planning loop": self._loop.run,
             "workers": lambda: self._queue.work(self._actor.reconcile, workers=WORKERS),
-            "sync": self._follow_sync,
+            "leave": self._follow_leave,
         }
         try:
             async with asyncio.TaskGroup() as group:
@@ -118,7 +119,10 @@ class Operator:
             await self._leadership.release()
 
     def _may_act(self) -> bool:
-        return self._cache.synced and self._leadership.leads
+        """Whether this process may act now. Whoever asks and may not, is woken when it may."""
+        allowed = self._cache.synced and self._leadership.leads
+        self._put_off |= not allowed
+        return allowed
 
     def _missing(self) -> str:
         """What keeps this process from being ready to act or to take over."""
@@ -131,22 +135,26 @@ class Operator:
 
     async def _leadership_changed(self, leads: bool) -> None:
         self._metrics.leader.set(leads)
-        if leads:
-            self._wake_all()
-        else:
+        if not leads:
             self._loop.forget()
 
-    async def _follow_sync(self) -> None:
-        """Look at everything again whenever the caches have become synced."""
-        was = False
+    async def _follow_leave(self) -> None:
+        """Look at everything again when this process may act again: what came up meanwhile was put off.
+
+        Leadership and synced caches can lapse and return within moments, so whether something was put off is
+        remembered, too.
+        """
+        could = False
         while True:
-            if self._cache.synced != was:
-                was = self._cache.synced
-                self._metrics.synced.set(was)
-                LOG.info("caches synced" if was else "caches not synced")
-                if was:
-                    self._wake_all()
-            await asyncio.sleep(0.1)
+            synced, can = self._cache.synced, self._cache.synced and self._leadership.leads
+            self._metrics.synced.set(synced)
+            if can and (self._put_off or not could):
+                self._put_off = False
+                self._wake_all()
+            if can != could:
+                LOG.info("acting" if can else "not acting", synced=synced, leads=self._leadership.leads)
+            could = can
+            await asyncio.sleep(FOLLOW_EVERY_S)
 
     def _wake_all(self) -> None:
         self._loop.want()
