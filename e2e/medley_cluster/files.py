@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import yaml
@@ -14,7 +15,7 @@ def write_if_changed(path: Path, content: str, mode: int = 0o644) -> bool:
             return False
     except FileNotFoundError:
         path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.new")
+    temporary = path.with_name(f".{path.name}.{threading.get_ident()}")
     temporary.touch(mode=mode)
     temporary.write_text(content)
     temporary.rename(path)

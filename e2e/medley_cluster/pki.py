@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ class CertificateAuthority:
         self.folder = folder
         self.certificate = folder / "ca.crt"
         self.key = folder / "ca.key"
+        self._one_at_a_time = threading.Lock()
 
     def create(self) -> None:
         """Make the authority unless it exists."""
@@ -36,7 +38,9 @@ class CertificateAuthority:
     ) -> tuple[Path, Path]:
         """The certificate and key called `name`: for a client (a user and its group), a server (its hosts), or both."""
         certificate, key = self.folder / f"{name}.crt", self.folder / f"{name}.key"
-        if not certificate.exists():
+        with self._one_at_a_time:
+            if certificate.exists():
+                return certificate, key
             subject = (f"/O={organization}" if organization else "") + f"/CN={common_name}"
             extensions = ["-addext", "basicConstraints=critical,CA:FALSE"]
             extensions += ["-addext", "extendedKeyUsage=clientAuth,serverAuth"]

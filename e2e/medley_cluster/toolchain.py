@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medley_cluster.cache import cached_entry, hash_inputs
+from medley_cluster.cache import cache_root, cached_entry, hash_inputs
 from medley_cluster.progress import Step, Steps
 
 KUBERNETES_VERSION = "v1.35.4"
@@ -82,6 +82,9 @@ def go_program(program: GoProgram, steps: Steps) -> Path:
 def _go_build(program: GoProgram, target: Path, steps: Steps, step: Step) -> None:
     go = find_go(steps)
     environment = {**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": "", "GOWORK": "off"}
+    if go.is_relative_to(cache_root()):
+        # Who has no Go gets no Go folders in the home folder either.
+        environment |= {"GOPATH": str(cache_root() / "go"), "GOCACHE": str(cache_root() / "go-build")}
     binary = target / program.name
     step.note = "the first build takes minutes"
     argv = [str(go), "build", "-mod=readonly", "-buildvcs=false", "-trimpath", "-ldflags", program.ldflags]
