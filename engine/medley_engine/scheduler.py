@@ -148,7 +148,7 @@ class Scheduler:
     def schedule(self) -> list[Slice]:
         """Choose the next step. Sequences that find no block wait; the youngest gives way to the oldest."""
         batch: list[Slice] = []
-        budget = self._budget
+        budget, before = self._budget, self.preemptions
         decoding = [s for s in self.running if s.computed >= len(s.prompt)]
         filling = [s for s in self.running if s.computed < len(s.prompt)]
         for sequence in [*decoding, *filling]:
@@ -158,7 +158,8 @@ class Scheduler:
             if count <= budget and self._grow(sequence, count):
                 batch.append(self._slice(sequence, count))
                 budget -= count
-        while self.waiting and len(self.running) < self._max_running:
+        preempted = self.preemptions > before
+        while self.waiting and len(self.running) < self._max_running and not preempted:
             sequence = self.waiting[0]
             count = self._next_count(sequence)
             if count > budget or self._missing(sequence, count) > len(self.free):
@@ -167,8 +168,9 @@ class Scheduler:
             self._grow(sequence, count)
             batch.append(self._slice(sequence, count))
             budget -= count
-        scheduled = {s.id for s in self.running}
-        return [piece for piece in batch if piece.id in scheduled]
+        # One that gave way after it was chosen has no blocks to compute into.
+        still = {s.id for s in self.running}
+        return [piece for piece in batch if piece.id in still]
 
     def complete(self, batch: Seq[Slice], sampled: dict[str, int]) -> list[tuple[Sequence, FinishReason | None]]:
         """Record a step: what was computed, and the tokens drawn. Returns the sequences that got one, and how they

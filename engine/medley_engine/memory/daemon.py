@@ -179,9 +179,9 @@ class Manager:
         if busy:
             raise ConflictError(f"configuration {busy[0]} is being prepared")
         topology = Topology(**request["topology"])
-        self.store.add_config(name, topology, parse_placement(request["placement"]))
+        fresh = self.store.add_config(name, topology, parse_placement(request["placement"]))
         running = self._progress.get(name)
-        if running is None or running.state in ("failed", "abandoned"):
+        if fresh or running is None or running.state in ("failed", "abandoned"):
             progress = self._progress[name] = Progress()
             options = (name, bool(request.get("peer", True)), bool(request.get("shared", True)), progress)
             threading.Thread(target=self._fill, args=options, name=f"fill-{name}", daemon=True).start()

@@ -2,7 +2,8 @@
 other.
 
 A peer is let in when it runs as the same user (``SO_PEERCRED``, which the kernel vouches for) and shows the token of
-the run, which children inherit through their environment. The directory of the sockets is closed to other users besides.
+the run, which children inherit through their environment. The directory of the sockets is closed to other users
+besides.
 """
 
 from __future__ import annotations

@@ -35,12 +35,13 @@ class AttachOptions:
 
     ``zero_copy`` False copies everything into private memory. ``page_remap`` False copies experts into one private
     allocation per layer, as an engine must whose experts need contiguous physical memory. ``populate`` fills page
-    tables at once.
+    tables at once; without it they fill as pages are touched, sixteen at a time, so that experts which nobody asks
+    for do not delay the first token.
     """
 
     zero_copy: bool = True
     page_remap: bool = True
-    populate: bool = True
+    populate: bool = False
 
 
 @dataclass

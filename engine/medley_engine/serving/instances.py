@@ -125,15 +125,22 @@ class InstancePool:
         """
         instance = Instance(secrets.token_hex(4), size, self._settings)
         self.instances[instance.id] = instance
+        try:
+            await self._spawn_ranks(instance)
+        except BaseException:
+            self._lost(instance, tell=False)
+            raise
+        await self._connect(instance)
+        instance.state = "standby"
+        return instance
+
+    async def _spawn_ranks(self, instance: Instance) -> None:
         await asyncio.gather(
             *(
                 self._supervisor.ask("spawn", key=instance.key(rank), spec=asdict(instance.spec(rank)))
                 for rank in range(instance.ranks)
             )
         )
-        await self._connect(instance)
-        instance.state = "standby"
-        return instance
 
     async def end_strangers(self, known: set[tuple[str, int]]) -> None:
         """End rank processes that an earlier coordinator started and did not live to write down."""

@@ -141,14 +141,18 @@ class SupervisorLink:
         Raises:
             RemoteError: refused.
         """
+        # A caller that is cancelled must not leave half a conversation behind for the next one.
+        reply = await asyncio.shield(asyncio.create_task(self._turn(do, fields)))
+        if "error" in reply:
+            raise RemoteError(str(reply["error"]), str(reply.get("message", "")))
+        return reply
+
+    async def _turn(self, do: str, fields: dict[str, Any]) -> Frame:
         async with self._lock:
             if self._streams is None:
                 self._streams = await asyncio.open_unix_connection(str(self._path))
                 await self._talk({"token": self._token, "role": "coordinator"})
-            reply = await self._talk({"do": do, **fields})
-        if "error" in reply:
-            raise RemoteError(str(reply["error"]), str(reply.get("message", "")))
-        return reply
+            return await self._talk({"do": do, **fields})
 
     async def _talk(self, frame: Frame) -> Frame:
         assert self._streams is not None

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
@@ -32,7 +31,12 @@ log = logging.getLogger("medley.engine.scaling")
 
 
 class StateFile:
-    """What a new coordinator must know, replaced atomically."""
+    """What a new coordinator must know, replaced atomically.
+
+    It must survive the coordinator, not the machine: whatever ends the supervisor ends the engines too, and the next
+    supervisor starts from nothing. So it is renamed into place but not flushed to the disk, which would cost an
+    operation more than its pages do.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._path = settings.run_path / "state.json"
@@ -42,12 +46,9 @@ class StateFile:
         return json.loads(self._path.read_text()) if self._path.exists() else {}
 
     def store(self, state: dict[str, Any]) -> None:
-        """Write beside, flush, rename: a reader sees the old state or the new one."""
+        """Write beside and rename: a reader sees the old state or the new one."""
         beside = self._path.with_suffix(".new")
-        with beside.open("w") as file:
-            json.dump(state, file)
-            file.flush()
-            os.fsync(file.fileno())
+        beside.write_text(json.dumps(state))
         beside.replace(self._path)
 
 
@@ -296,7 +297,7 @@ class Scaler:
             await self._hold()
             instance = await standby
         except BaseException:
-            standby.cancel()
+            await self._return_standby(standby)
             raise
         self._move(operation_id, "attaching", instance=instance.id)
         self._detail(operation_id, attach=await instance.attach(config))
@@ -316,6 +317,13 @@ class Scaler:
         instance, waited = await self._pool.take(size)
         self._detail(operation_id, standby_s=time.monotonic() - started, standby=waited)
         return instance
+
+    async def _return_standby(self, standby: asyncio.Task[Instance]) -> None:
+        """An operation that ends early gives back the instance that it took, or stops taking one."""
+        standby.cancel()
+        await asyncio.wait([standby])
+        if not standby.cancelled() and standby.exception() is None:
+            await self._pool.put_back(standby.result())
 
     async def _after_commit(self, operation_id: str, instance: Instance) -> None:
         old = self._dispatcher.active
@@ -466,6 +474,8 @@ class Scaler:
         if instance is not self._dispatcher.active:
             # It may be draining: what it still computed goes on elsewhere.
             self._dispatcher.replay(instance)
+            if self.current is None and self.ready.is_set():
+                self._prepare_neighbours()
             return
         self.ready.clear()
         self._dispatcher.active = None
@@ -476,7 +486,9 @@ class Scaler:
     async def _recover(self) -> None:
         operation = self.operations.get(self.current) if self.current else None
         if operation is not None and not operation.committed and self._task is not None:
-            self._task.cancel()
+            if operation.phase != "aborting":
+                self._move(operation.id, "aborting", "the active instance was lost")
+                self._task.cancel()
             await asyncio.wait([self._task])
         while True:
             try:

@@ -1,0 +1,176 @@
+"""SIGKILL of every part in every phase of a scaling operation: what serves afterwards, and what is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from engine_harness import Engine, Load, make_checkpoint, percentile
+
+VICTIMS = ("hmm", "standby", "active", "coordinator")
+PHASES = ("idle", "planning", "preparing", "attaching", "warming", "switching", "draining", "releasing")
+_TOKENS = 24
+
+
+def _victim(engine: Engine, who: str, status: dict[str, Any], seed: random.Random) -> int | None:
+    """A process of the part to be killed; None where there is none of it just now."""
+    children = engine.children()
+    if who in ("hmm", "coordinator"):
+        mark = "medley_engine.memory" if who == "hmm" else "serving.coordinator"
+        return next((pid for pid, command in children.items() if mark in command), None)
+    active = status["active"]
+    ranks = [(pid, f'"instance": "{active}"' in command) for pid, command in children.items() if "runtime.rank" in command]
+    fitting = sorted(pid for pid, serves in ranks if serves == (who == "active"))
+    return seed.choice(fitting) if fitting else None
+
+
+async def _reach(engine: Engine, operation: dict[str, Any], phase: str) -> dict[str, Any]:
+    """Poll until the operation is in a phase, or past it."""
+    while operation["phase"] != phase and not operation["finished"]:
+        operation = await engine.get(f"/scale/operations/{operation['id']}")
+    return operation
+
+
+def _leaks(engine: Engine, status: dict[str, Any]) -> list[str]:
+    """What is there and should not be, once nothing runs."""
+    found = []
+    sizes = [status["dataParallel"], *status["standbys"]]
+    children = engine.children()
+    ranks = [pid for pid, command in children.items() if "runtime.rank" in command]
+    if len(ranks) != sum(sizes):
+        found.append(f"{len(ranks)} rank processes for instances of {sizes}")
+    memory = status["memory"]
+    if sorted(h["pid"] for h in memory["holders"].values()) and len(memory["holders"]) != status["dataParallel"]:
+        found.append(f"holders {sorted(memory['holders'])}")
+    if len(memory["configs"]) != 1:
+        found.append(f"configurations {sorted(memory['configs'])}")
+    pages = sum(size for name, size in memory["pools"].items() if name.startswith("weights/"))
+    if pages != memory["weightBytes"]:
+        found.append(f"{pages} bytes of pages for {memory['weightBytes']} bytes of weights")
+    sockets = list(Path(engine.run_dir / "run").glob("rank-*.sock"))
+    if len(sockets) != len(ranks):
+        found.append(f"{len(sockets)} sockets of {len(ranks)} ranks")
+    return found
+
+
+async def _settled(engine: Engine, ask: tuple[int, ...]) -> dict[str, Any]:
+    """Wait until it serves, nothing changes it, and its standbys are back."""
+    return await engine.until(
+        lambda s: bool(s.get("ready"))
+        and not s["operation"]
+        and s["dataParallel"] in ask
+        and len(s["standbys"]) == 1
+        and len(s["memory"]["holders"]) == s["dataParallel"]
+    )
+
+
+async def run(folder: Path, session: aiohttp.ClientSession, *, rounds: int = 2, seed: int = 1) -> dict[str, Any]:
+    """Kill each part in each phase ``rounds`` times under load; returns what happened."""
+    make_checkpoint(folder, vocab=4096, layers=4, dtype="float64")
+    rng = random.Random(seed)
+    prompts = [[rng.randrange(300, 4096) for _ in range(n)] for n in (5, 17, 40, 64)]
+    engine = Engine(
+        folder, session, data_parallel=1, max_data_parallel=2, standbys=1, dtype="float64", blocks_per_rank=128,
+        block_tokens=8, phase_delay_s=0.3,
+    )  # fmt: skip
+    kills: list[dict[str, Any]] = []
+    try:
+        await _settled(engine, (1,))
+        expected = [(await engine.stream(prompts, i, _TOKENS)).text for i in range(len(prompts))]
+        base = engine.memory_bytes()
+        for turn in range(rounds):
+            for who in VICTIMS:
+                for phase in PHASES:
+                    kill = await _kill(engine, who, phase, prompts, expected, rng)
+                    kills.append({"round": turn, **kill})
+                    print(f"  kill {len(kills):3d} {who:<12} {phase:<10} {kill['verdict']}", flush=True)
+        await engine.scale(1)
+        await _settled(engine, (1,))
+        after = engine.memory_bytes()
+    finally:
+        log = (engine.run_dir / "log").read_text()[-4000:]
+        await engine.stop()
+    left = [pid for pid in engine.children() if pid != engine.process.pid]
+    return _summary(kills, base, after, left, log, seed)
+
+
+async def _kill(
+    engine: Engine, who: str, phase: str, prompts: list[list[int]], expected: list[str], rng: random.Random
+) -> dict[str, Any]:
+    status = await _settled(engine, (1, 2))
+    old = status["dataParallel"]
+    new = 2 if old == 1 else 1
+    with Load(engine, prompts, _TOKENS, rate_rps=4.0) as load:
+        await asyncio.sleep(0.2)
+        operation: dict[str, Any] = {}
+        if phase != "idle":
+            _, operation = await engine.post("/scale", {"dataParallel": new})
+            operation = await _reach(engine, operation, phase)
+            status = await engine.get("/scale")
+        pid = _victim(engine, who, status, rng)
+        if pid is not None:
+            os.kill(pid, signal.SIGKILL)
+        killed = time.monotonic()
+        status = await _settled(engine, (old, new))
+        end = time.monotonic() + 30
+        while _leaks(engine, status) and time.monotonic() < end:
+            status = await _settled(engine, (old, new))
+        settled_s = time.monotonic() - killed
+        await load.finish()
+    broken = [a for a in load.answers if a.error]
+    different = [a for a in load.answers if not a.error and a.text != expected[a.prompt]]
+    probe = await engine.stream(prompts, 0, _TOKENS)
+    leaks = _leaks(engine, status)
+    served = not probe.error and probe.text == expected[0]
+    # Connections end with the process that holds them: only a killed coordinator may break streams.
+    allowed = who == "coordinator"
+    good = served and not different and not leaks and (allowed or not broken)
+    return {
+        "victim": who,
+        "phase": phase,
+        "killed": pid is not None,
+        "from": old,
+        "to": new if phase != "idle" else old,
+        "after": status["dataParallel"],
+        "settled_s": round(settled_s, 3),
+        "requests": len(load.answers),
+        "broken": len(broken),
+        "different": len(different),
+        "leaks": leaks,
+        "disk_bytes_read_after": status["memory"]["diskBytesRead"] if who == "hmm" else None,
+        "verdict": "good" if good else f"BAD served={served} broken={len(broken)} different={len(different)} {leaks}",
+    }
+
+
+def _summary(
+    kills: list[dict[str, Any]], base: dict[str, int], after: dict[str, int], left: list[int], log: str, seed: int
+) -> dict[str, Any]:
+    done = [kill for kill in kills if kill["killed"]]
+    spared = [kill for kill in done if kill["victim"] != "coordinator"]
+    return {
+        "seed": seed,
+        "kills": len(done),
+        "good": sum(kill["verdict"] == "good" for kill in done),
+        "served_by_old": sum(kill["after"] == kill["from"] for kill in done),
+        "served_by_new": sum(kill["after"] != kill["from"] for kill in done),
+        "requests": sum(kill["requests"] for kill in done),
+        "broken_other_than_coordinator": sum(kill["broken"] for kill in spared),
+        "broken_with_coordinator": sum(kill["broken"] for kill in done if kill["victim"] == "coordinator"),
+        "different": sum(kill["different"] for kill in done),
+        "leaks": [leak for kill in done for leak in kill["leaks"]],
+        "hmm_restarts_that_read_the_disk": sum(bool(k["disk_bytes_read_after"]) for k in done if k["victim"] == "hmm"),
+        "settled_s": {
+            who: round(percentile([k["settled_s"] for k in done if k["victim"] == who], 0.5), 3) for who in VICTIMS
+        },
+        "memory_before_bytes": base,
+        "memory_after_bytes": after,
+        "processes_left": left,
+        "bad": [kill for kill in done if kill["verdict"] != "good"],
+        "log_tail": log if any(kill["verdict"] != "good" for kill in done) else "",
+    }
