@@ -42,6 +42,7 @@ generated: setup ## Check that generated files are in step with their sources
 	@$(BIN)/python -m medley_operator.api.generate --check
 	@$(BIN)/python tools/render_base.py --check
 	@$(BIN)/python benchmarks/capacity.py --check
+	@$(BIN)/python benchmarks/mix.py --check
 test-fast: setup ## Unit, property, golden and integration tests: no cluster
 	@$(BIN)/pytest tests -n 2 --dist loadgroup
 test-cluster: setup tools ## Tests on a real control plane and, where the machine allows, a real node
@@ -51,10 +52,11 @@ test-cluster: setup tools ## Tests on a real control plane and, where the machin
 format: setup ## Format, and mend what lint can mend
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
-generate: setup ## Write the generated files anew: CRDs, API reference, kustomize base, capacity tables
+generate: setup ## Write the generated files anew: CRDs, API reference, kustomize base, tables in docs/
 	@$(BIN)/python -m medley_operator.api.generate
 	@$(BIN)/python tools/render_base.py
 	@$(BIN)/python benchmarks/capacity.py --write
+	@$(BIN)/python benchmarks/mix.py --write
 presets: setup ## Make the workload presets from the published traces: make presets TRACES=FOLDER
 	@$(BIN)/python planner/make_presets.py $(TRACES)
 
