@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+
 from engine_harness import Engine, Load, make_checkpoint, percentile
 
 VICTIMS = ("hmm", "standby", "active", "coordinator")
@@ -25,7 +26,9 @@ def _victim(engine: Engine, who: str, status: dict[str, Any], seed: random.Rando
         mark = "medley_engine.memory" if who == "hmm" else "serving.coordinator"
         return next((pid for pid, command in children.items() if mark in command), None)
     active = status["active"]
-    ranks = [(pid, f'"instance": "{active}"' in command) for pid, command in children.items() if "runtime.rank" in command]
+    ranks = [
+        (pid, f'"instance": "{active}"' in command) for pid, command in children.items() if "runtime.rank" in command
+    ]
     fitting = sorted(pid for pid, serves in ranks if serves == (who == "active"))
     return seed.choice(fitting) if fitting else None
 
@@ -62,11 +65,13 @@ def _leaks(engine: Engine, status: dict[str, Any]) -> list[str]:
 async def _settled(engine: Engine, ask: tuple[int, ...]) -> dict[str, Any]:
     """Wait until it serves, nothing changes it, and its standbys are back."""
     return await engine.until(
-        lambda s: bool(s.get("ready"))
-        and not s["operation"]
-        and s["dataParallel"] in ask
-        and len(s["standbys"]) == 1
-        and len(s["memory"]["holders"]) == s["dataParallel"]
+        lambda s: (
+            bool(s.get("ready"))
+            and not s["operation"]
+            and s["dataParallel"] in ask
+            and len(s["standbys"]) == 1
+            and len(s["memory"]["holders"]) == s["dataParallel"]
+        )
     )
 
 
@@ -87,7 +92,7 @@ async def run(folder: Path, session: aiohttp.ClientSession, *, rounds: int = 2, 
         for turn in range(rounds):
             for who in VICTIMS:
                 for phase in PHASES:
-                    kill = await _kill(engine, who, phase, prompts, expected, rng)
+                    kill = await _kill(engine, who, phase, rng, prompts=prompts, expected=expected)
                     kills.append({"round": turn, **kill})
                     print(f"  kill {len(kills):3d} {who:<12} {phase:<10} {kill['verdict']}", flush=True)
         await engine.scale(1)
@@ -97,11 +102,11 @@ async def run(folder: Path, session: aiohttp.ClientSession, *, rounds: int = 2, 
         log = (engine.run_dir / "log").read_text()[-4000:]
         await engine.stop()
     left = [pid for pid in engine.children() if pid != engine.process.pid]
-    return _summary(kills, base, after, left, log, seed)
+    return _summary(kills, base=base, after=after, left=left, log=log, seed=seed)
 
 
 async def _kill(
-    engine: Engine, who: str, phase: str, prompts: list[list[int]], expected: list[str], rng: random.Random
+    engine: Engine, who: str, phase: str, rng: random.Random, *, prompts: list[list[int]], expected: list[str]
 ) -> dict[str, Any]:
     status = await _settled(engine, (1, 2))
     old = status["dataParallel"]
@@ -149,7 +154,7 @@ async def _kill(
 
 
 def _summary(
-    kills: list[dict[str, Any]], base: dict[str, int], after: dict[str, int], left: list[int], log: str, seed: int
+    kills: list[dict[str, Any]], *, base: dict[str, int], after: dict[str, int], left: list[int], log: str, seed: int
 ) -> dict[str, Any]:
     done = [kill for kill in kills if kill["killed"]]
     spared = [kill for kill in done if kill["victim"] != "coordinator"]

@@ -1,5 +1,7 @@
 """Page runs in a pool: never twice, never lost."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,9 +23,9 @@ def test_runs_never_overlap_and_freeing_all_restores_one_run(steps, pages):
         else:
             pool.free(held.pop(number % len(held)))
         ordered = sorted(held)
-        assert all(a.end <= b.offset for a, b in zip(ordered, ordered[1:], strict=False))
+        assert all(a.end <= b.offset for a, b in pairwise(ordered))
         assert pool.taken_bytes + sum(run.size for run in pool.free_runs) == pages * PAGE
-        assert all(a.end < b.offset for a, b in zip(pool.free_runs, pool.free_runs[1:], strict=False)), "unmerged"
+        assert all(a.end < b.offset for a, b in pairwise(pool.free_runs)), "unmerged"
     for extent in held:
         pool.free(extent)
     assert pool.free_runs == (Extent(0, pages * PAGE),)

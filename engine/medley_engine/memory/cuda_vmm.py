@@ -25,7 +25,9 @@ class CudaError(RuntimeError):
 
 
 def _driver() -> Any:
-    from cuda.bindings import driver  # noqa: PLC0415 - only where there is a GPU
+    import importlib  # noqa: PLC0415
+
+    driver: Any = importlib.import_module("cuda.bindings.driver")  # only where there is a GPU
 
     return driver
 

@@ -111,6 +111,7 @@ class InstancePool:
         self._standbys: OrderedDict[str, Instance] = OrderedDict()
         self._preparing: dict[int, asyncio.Task[Instance]] = {}
         self._housekeeping: set[asyncio.Task[None]] = set()
+        self.on_changed: Callable[[], None] | None = None
 
     @property
     def standbys(self) -> list[Instance]:
@@ -221,10 +222,6 @@ class InstancePool:
     async def _end_processes(self, instance: Instance) -> None:
         for rank in range(instance.ranks):
             await self._supervisor.ask("kill", key=instance.key(rank))
-        path = instance.spec(0).socket_path.parent / f"{instance.id}.store"
-        path.unlink(missing_ok=True)
-        for rank in range(instance.ranks):
-            instance.spec(rank).socket_path.unlink(missing_ok=True)
 
     async def stop(self, instance: Instance) -> None:
         """End an instance for good."""
@@ -254,6 +251,8 @@ class InstancePool:
         while len(self._standbys) > limit:
             _, oldest = next(iter(self._standbys.items()))
             await self.stop(oldest)
+        if self.on_changed is not None:
+            self.on_changed()
 
     def prepare_standby(self, size: int) -> None:
         """Start a standby of this size in the background, unless there is one."""

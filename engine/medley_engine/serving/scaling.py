@@ -73,6 +73,7 @@ class Scaler:
         self.generation = 0
         self.config = ""
         self.placement: Placement | None = None
+        self._active_id = ""
         self.size = settings.data_parallel
         self._task: asyncio.Task[None] | None = None
         self._recovery: asyncio.Task[None] | None = None
@@ -80,6 +81,7 @@ class Scaler:
         self.ready = asyncio.Event()
         self._prepared_percent = 0.0
         self.on_changed: Callable[[], None] | None = None
+        pool.on_changed = lambda: self._save(self.current)
 
     # --- starting ----------------------------------------------------------------------------------------------
 
@@ -129,6 +131,7 @@ class Scaler:
         await self._manager.ask("commit", config=self.config)
         if active is None or active.config != self.config:
             active = await self._revive()
+        self._active_id = active.id
         self._dispatcher.active = active
         self._save(None)
         self._dispatcher.pump()
@@ -461,7 +464,9 @@ class Scaler:
                 "size": self.size,
                 "placement": self.placement.layers,
                 "active": self._active_id,
-                "instances": [[i.id, i.size] for i in self._pool.instances.values() if i.state != "lost"],
+                "instances": [
+                    [i.id, i.size] for i in self._pool.instances.values() if i.state in ("standby", "attached")
+                ],
                 "operations": [{**raw, "since": dict(raw["since"]), "details": {}} for raw in running],
                 "running": operation_id,
             }

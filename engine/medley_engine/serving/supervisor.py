@@ -132,12 +132,21 @@ class Supervisor:
         os.close(child.pidfd)
         del self._children[child.key]
         self._exits[child.key] = status
+        if child.key.startswith("rank-"):
+            self._sweep(child.key)
         if child.key in ("hmm", "coordinator") and not self._stopping:
             steady = time.monotonic() - child.started_s > _STEADY_S
             failures = self._failures[child.key] = 0 if steady else self._failures.get(child.key, 0) + 1
             delay = _BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)]
             self._due[child.key] = time.monotonic() + delay
             log.warning("%s ended with status %s, started again in %.1f s", child.key, status, delay)
+
+    def _sweep(self, key: str) -> None:
+        """A rank that ended leaves its socket, and the last one of an instance the file its group met at."""
+        run, instance = self._settings.run_path, key.split("-")[1]
+        (run / f"{key}.sock").unlink(missing_ok=True)
+        if not any(other.startswith(f"rank-{instance}-") for other in self._children):
+            (run / f"{instance}.store").unlink(missing_ok=True)
 
     def _wait_s(self) -> float | None:
         return max(0.0, min(self._due.values()) - time.monotonic()) if self._due else None
