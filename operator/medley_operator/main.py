@@ -17,7 +17,7 @@ from medley_operator.version import VERSION
 LOG = logger("main")
 
 SWITCH_INTERVAL_S = 0.0005
-"""How long the planning thread may keep the interpreter from the event loop, which wants it again after every system call.
+"""How long the planning thread may keep the interpreter from the event loop, which wants it after each system call.
 
 At Python's default of 5 ms, a round of some seconds would slow every call to the API server down so much that the
 Lease could be lost.

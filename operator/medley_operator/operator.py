@@ -16,7 +16,7 @@ from medley_operator.act.surroundings import ServiceSurroundings
 from medley_operator.cache import ClusterCache
 from medley_operator.drain import Drains
 from medley_operator.health import Pulse, serve_health, serve_metrics
-from medley_operator.kinds import DEPLOYMENTS, GPU_POOLS, LLM_SERVICES, PODS, Kind
+from medley_operator.kinds import DEPLOYMENTS, GPU_POOLS, LEASES, LLM_SERVICES, PODS, Kind
 from medley_operator.kube import KubeClient, KubeError, TemporaryError, load_configuration
 from medley_operator.leader import Leadership
 from medley_operator.log import logger
@@ -34,7 +34,10 @@ LOG = logger("operator")
 
 WORKERS = 16
 FOLLOW_EVERY_S = 0.1
-LEADERLESS_ERROR_CODES = frozenset({0, 500, 502, 503, 504})
+RESYNC_EVERY_S = 300.0
+OUTAGE_CODES = frozenset({0, 500, 502, 503, 504})
+"""Answers, or none (0), after which the watches may have missed something. Requests for the Lease are not counted: they
+are cut off early, and after an outage leadership has to be won anew, which counts."""
 
 
 class Operator:
@@ -46,7 +49,6 @@ class Operator:
         self._pulse = Pulse(self._metrics)
         self._queue: Workqueue[Key] = Workqueue()
         self._cache = ClusterCache(self._changed)
-        self._put_off = False
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until `stop` is set, then give leadership back.
@@ -107,6 +109,7 @@ class Operator:
             "planning loop": self._loop.run,
             "workers": lambda: self._queue.work(self._actor.reconcile, workers=WORKERS),
             "leave": self._follow_leave,
+            "resync": self._resync,
         }
         try:
             async with asyncio.TaskGroup() as group:
@@ -118,11 +121,15 @@ class Operator:
         finally:
             await self._leadership.release()
 
+    async def _resync(self) -> None:
+        """Look at every service now and then though nothing tells to, so that a change that was missed heals."""
+        while True:
+            await asyncio.sleep(RESYNC_EVERY_S)
+            self._wake_all()
+
     def _may_act(self) -> bool:
-        """Whether this process may act now. Whoever asks and may not, is woken when it may."""
-        allowed = self._cache.synced and self._leadership.leads
-        self._put_off |= not allowed
-        return allowed
+        """Whether this process may act at this moment."""
+        return self._cache.synced and self._leadership.leads
 
     def _missing(self) -> str:
         """What keeps this process from being ready to act or to take over."""
@@ -130,29 +137,26 @@ class Operator:
 
     def _failed(self, verb: str, kind: Kind, error: KubeError) -> None:
         self._metrics.count_api_error(verb, kind, error)
-        if isinstance(error, TemporaryError) and error.code in LEADERLESS_ERROR_CODES:
+        if kind is not LEASES and isinstance(error, TemporaryError) and error.code in OUTAGE_CODES:
             self._watch.distrust()
 
     async def _leadership_changed(self, leads: bool) -> None:
         self._metrics.leader.set(leads)
-        if not leads:
+        if leads:
+            self._wake_all()
+        else:
             self._loop.forget()
+            self._watch.distrust()
 
     async def _follow_leave(self) -> None:
-        """Look at everything again when this process may act again: what came up meanwhile was put off.
-
-        Leadership and synced caches can lapse and return within moments, so whether something was put off is
-        remembered, too.
-        """
+        """Plan soon when this process may act again: rounds that came up meanwhile were put off."""
         could = False
         while True:
-            synced, can = self._cache.synced, self._cache.synced and self._leadership.leads
-            self._metrics.synced.set(synced)
-            if can and (self._put_off or not could):
-                self._put_off = False
-                self._wake_all()
+            can = self._may_act()
+            self._metrics.synced.set(self._cache.synced)
             if can != could:
-                LOG.info("acting" if can else "not acting", synced=synced, leads=self._leadership.leads)
+                LOG.info("acting" if can else "not acting", synced=self._cache.synced, leads=self._leadership.leads)
+                self._loop.want()
             could = can
             await asyncio.sleep(FOLLOW_EVERY_S)
 

@@ -153,6 +153,15 @@ class ClusterWatch:
         return handle
 
 
+class _NoDiffs(kopf.AnnotationsDiffBaseStorage):
+    """Spares kopf the copy that it makes of every object to find out what changed:
+    handlers of plain events do not ask.
+    """
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        return kopf.BodyEssence()
+
+
 async def _persistently(attempt: Callable[[], Awaitable[None]], what: str) -> None:
     """Try until it works."""
     while True:
@@ -171,6 +180,7 @@ def _kopf_settings() -> kopf.OperatorSettings:
     settings.watching.reconnect_backoff = 0.5
     settings.watching.chunk_size = 250
     settings.queueing.idle_timeout = 1.0
+    settings.persistence.diffbase_storage = _NoDiffs()
     for kind, selector in LABELS.items():
         settings.watching.label_selectors[kind.group, kind.version, kind.plural] = selector
     for kind, selector in FIELDS.items():

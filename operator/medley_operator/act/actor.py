@@ -51,6 +51,8 @@ LOG = logger("actor")
 
 REFUSED_RETRY_S = 30.0
 FOREIGN_RETRY_S = 1.0
+MAY_NOT_ACT_RETRY_S = 1.0
+"""A standby looks so often whether it may do what it would; a look costs microseconds."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class ServiceActor:
             self._trouble.pop(key, None)
             return
         if not self._may_act():
-            return
+            raise RetryLater(MAY_NOT_ACT_RETRY_S)
         try:
             scene = await self._pass(view)
         except ConflictError as error:
@@ -200,7 +202,7 @@ class ServiceActor:
             if not scene.aim.acts and not isinstance(action, Probe | Open):
                 continue
             if not self._may_act():
-                return
+                raise RetryLater(MAY_NOT_ACT_RETRY_S)
             await self._carry_out(scene, action)
 
     def _probes_and_drains_of(self, scene: _Scene) -> None:
