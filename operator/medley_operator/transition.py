@@ -225,7 +225,10 @@ class Step:
 
 @dataclass(frozen=True)
 class _Share:
-    """One Deployment with its replicas, and which of these are more than wanted."""
+    """One Deployment with its replicas, and which of these are more than wanted.
+
+    `departing` more are alive, which the Deployment's controller is about to delete.
+    """
 
     name: str
     pool: str
@@ -233,6 +236,7 @@ class _Share:
     have: int
     exists: bool
     replicas: tuple[Replica, ...]
+    departing: int
 
     def of(self, *states: ReplicaState) -> list[Replica]:
         return [replica for replica in self.replicas if replica.state in states]
@@ -280,10 +284,8 @@ def _shares(situation: Situation) -> list[_Share]:
     shares = []
     for name in sorted({*deployed, *situation.target}):
         here = deployed.get(name)
-        replicas = sorted(
-            (r for r in situation.replicas if r.deployment == name and r.state is not ReplicaState.LEAVING),
-            key=lambda replica: (replica.created_s, replica.name),
-        )
+        alive = [r for r in situation.replicas if r.deployment == name and r.state is not ReplicaState.LEAVING]
+        staying = _staying(alive, here.replicas if here else 0)
         shares.append(
             _Share(
                 name=name,
@@ -291,10 +293,30 @@ def _shares(situation: Situation) -> list[_Share]:
                 want=situation.target.get(name, 0),
                 have=here.replicas if here else 0,
                 exists=here is not None,
-                replicas=tuple(replicas),
+                replicas=tuple(sorted(staying, key=lambda replica: (replica.created_s, replica.name))),
+                departing=len(alive) - len(staying),
             )
         )
     return shares
+
+
+def _staying(alive: list[Replica], have: int) -> list[Replica]:
+    """Those that the Deployment's controller keeps.
+
+    Where the Deployment was lowered and the controller has yet to act, the pods that it is about to delete still look
+    alive. They are told by its own order: what waits for a node, then what is not Ready, the lowest deletion cost first.
+    """
+    ordered = sorted(
+        alive,
+        key=lambda replica: (
+            replica.state is ReplicaState.SERVING,
+            replica.state is not ReplicaState.PENDING,
+            replica.deletion_cost,
+            -replica.created_s,
+            replica.name,
+        ),
+    )
+    return ordered[max(0, len(alive) - have) :]
 
 
 def _grow_and_open(share: _Share, situation: Situation) -> list[Action]:
@@ -379,7 +401,7 @@ def _lower(share: _Share, situation: Situation) -> list[Action]:
     lowered = min(max(0, share.have - share.want), share.absent + len(going))
     if lowered:
         actions.append(Lower(share.name, share.have - lowered))
-    if share.exists and not share.want and not share.have and not share.replicas:
+    if share.exists and not share.want and not share.have and not share.departing:
         actions.append(Delete(share.name))
     return actions
 

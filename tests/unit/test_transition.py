@@ -142,6 +142,22 @@ def test_a_wanted_replica_is_given_back_when_the_plan_returns() -> None:
     assert made.phase is Phase.ADDING
 
 
+def test_a_drained_replica_is_not_given_back_once_its_deployment_was_lowered() -> None:
+    """The ReplicaSet controller has yet to delete the pod: to open its gate now would send requests to their end."""
+    going = replica("p", "old", DRAINING, deletion_cost=SHED_COST)
+    serving = replica("q", "new", SERVING)
+    assert step(situation({"new": 1}, {"old": 0, "new": 1}, going, serving, idle="p")).actions == ()
+    again = step(situation({"new": 1}, {"old": 0, "new": 1}, going, serving))
+    assert not any(isinstance(action, Undrain | Open) for action in again.actions)
+
+
+def test_of_two_drains_the_one_that_was_marked_to_go_goes() -> None:
+    marked = replica("p", "old", DRAINING, deletion_cost=SHED_COST, draining_since_s=NOW_S - 5)
+    other = replica("q", "old", DRAINING, draining_since_s=NOW_S - 50)
+    made = step(situation({"old": 1}, {"old": 1}, marked, other, idle="p"))
+    assert made.actions == (Undrain(other),)
+
+
 def test_the_longest_drain_goes_on_when_only_some_are_wanted_again() -> None:
     first = replica("a", "old", DRAINING, draining_since_s=900.0)
     second = replica("b", "old", DRAINING, draining_since_s=950.0)
