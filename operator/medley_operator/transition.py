@@ -304,7 +304,7 @@ def _staying(alive: list[Replica], have: int) -> list[Replica]:
     """Those that the Deployment's controller keeps.
 
     Where the Deployment was lowered and the controller has yet to act, the pods that it is about to delete still look
-    alive. They are told by its own order: what waits for a node, then what is not Ready, the lowest deletion cost first.
+    alive. They are told by its own order: what waits for a node, then what is not Ready, by deletion cost.
     """
     ordered = sorted(
         alive,
