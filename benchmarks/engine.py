@@ -25,7 +25,7 @@ import engine_parts
 from engine_harness import LARGE, ROOT, Engine, Load, MemoryWatch, make_checkpoint, percentile
 
 STEPS = ((2, 3), (3, 4), (4, 3), (3, 2))
-TOKENS = 24
+TOKENS = 16
 
 
 def make_prompts(seed: int = 1, count: int = 8) -> list[list[int]]:
@@ -86,7 +86,10 @@ async def step(engine: Engine, load: Load, size: int, before_s: float, least_win
     details, seconds = operation["details"], operation["seconds"]
     before = load.tokens_per_s(start - before_s, start)
     inside = load.tokens_per_s(start, end)
-    ttft_before = load.ttfts_s(start - before_s, start - 0.001)
+    ttft = {
+        "before": percentile(load.ttfts_s(start - before_s, start - 0.001), 0.99),
+        "inside": percentile(load.ttfts_s(start, end), 0.99),
+    }
     peak = max(watch.peak_bytes, memory_before["total"], memory_after["total"])
     return {
         "result": operation["phase"],
@@ -98,7 +101,8 @@ async def step(engine: Engine, load: Load, size: int, before_s: float, least_win
         },
         "window_s": end - start,
         "tokens_per_s": {"before": before, "inside": inside},
-        "ttft_p99_s": {"before": percentile(ttft_before, 0.99), "inside": percentile(load.ttfts_s(start, end), 0.99)},
+        "ttft_p99_s": ttft,
+        "ttft_p99_ratio": ttft["inside"] / ttft["before"],
         "memory_bytes": {"before": memory_before, "peak": peak, "after": memory_after},
         "peak_ratio": peak / max(memory_before["total"], memory_after["total"]),
         "pages_peak_ratio": max(s["pools"] for s in watch.samples) / max(memory_before["pools"], memory_after["pools"]),
@@ -124,7 +128,6 @@ async def scale_part(folder: Path, session: aiohttp.ClientSession, shared: bool)
                 figures["cold_restart_s"] = cold[new]["first_token_s"]
                 if figures["first_token_s"] is not None:
                     figures["share_of_cold_restart"] = figures["first_token_s"] / cold[new]["first_token_s"]
-                figures["ttft_p99_ratio"] = figures["ttft_p99_s"]["inside"] / figures["ttft_p99_s"]["before"]
                 steps[f"{old}→{new}"] = figures
                 print(f"  {old}→{new} {'node' if shared else 'rank'} memory: {summary_line(figures)}", flush=True)
             await load.finish()

@@ -28,8 +28,8 @@ from medley_engine import random_checkpoint  # noqa: E402 - the path is set abov
 
 # 2.2 GB in float32: many small experts, as current models have, few enough active that two cores can serve it.
 LARGE: dict[str, Any] = {
-    "layers": 10, "hidden": 1024, "heads": 16, "kv_heads": 4, "head_dim": 64, "experts": 32, "experts_per_token": 2,
-    "expert_width": 512, "vocab": 8192, "context": 2048, "dtype": "float32",
+    "layers": 6, "hidden": 1024, "heads": 16, "kv_heads": 4, "head_dim": 64, "experts": 108, "experts_per_token": 2,
+    "expert_width": 256, "vocab": 8192, "context": 2048, "dtype": "float32",
 }  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
+import io
 import json
 import subprocess
 import sys
@@ -174,7 +175,7 @@ async def _malformed(engine: Engine, name: str) -> list[str]:
     wrong = []
     for what, body, status in MALFORMED:
         data = body.replace(b'"M"', json.dumps(name).encode())
-        async with engine.session.post(f"{engine.url}/v1/completions", data=data) as response:
+        async with engine.session.post(f"{engine.url}/v1/completions", data=io.BytesIO(data)) as response:
             text = await response.text()
             if response.status != status or "message" not in json.loads(text).get("error", {}):
                 wrong.append(f"{what}: {response.status} {text[:80]}")

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -254,18 +254,23 @@ class InstancePool:
         if self.on_changed is not None:
             self.on_changed()
 
-    def prepare_standby(self, size: int) -> None:
-        """Start a standby of this size in the background, unless there is one."""
-        known = any(s.size == size for s in self._standbys.values())
-        if (
-            known
-            or size in self._preparing
-            or not self._settings.keep_standbys
-            or len(self._standbys) >= self._settings.standbys
-        ):
-            return
-        self._preparing[size] = asyncio.create_task(self.start(size))
-        self._spawn_housekeeping(self._finish_standby(size))
+    def prepare_standbys(self, sizes: Sequence[int]) -> None:
+        """Have a standby of each of these sizes, as far as the limit allows, started in the background.
+
+        Where the limit is reached, the least recently used standby of another size makes room.
+        """
+        limit = self._settings.standbys if self._settings.keep_standbys else 0
+        for size in sizes[:limit]:
+            if size in self._preparing or any(s.size == size for s in self._standbys.values()):
+                continue
+            if len(self._standbys) + len(self._preparing) >= limit:
+                others = [s for s in self._standbys.values() if s.size not in sizes]
+                if not others:
+                    return
+                self._spawn_housekeeping(self.stop(others[0]))
+                self._standbys.pop(others[0].id)
+            self._preparing[size] = asyncio.create_task(self.start(size))
+            self._spawn_housekeeping(self._finish_standby(size))
 
     async def _finish_standby(self, size: int) -> None:
         try:

@@ -177,12 +177,10 @@ class Scaler:
         """Standbys for the sizes that the next operation is most likely to ask for, and for this one should it
         crash.
         """
-        for size in (self.size + 1, self.size - 1):
-            if (
-                1 <= size <= self._settings.max_data_parallel
-                and size * self._settings.tensor_parallel <= self._model.experts
-            ):
-                self._pool.prepare_standby(size)
+        possible = range(
+            1, min(self._settings.max_data_parallel, self._model.experts // self._settings.tensor_parallel) + 1
+        )
+        self._pool.prepare_standbys([size for size in (self.size + 1, self.size - 1) if size in possible])
 
     # --- operations --------------------------------------------------------------------------------------------
 

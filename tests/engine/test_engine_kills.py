@@ -1,0 +1,60 @@
+"""SIGKILL of each part in the middle of an operation. The whole matrix is in benchmarks/engine_kills.py."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+PROMPT = [5, 6, 7, 8]
+KILLS = [
+    ("hmm", "preparing"),
+    ("rank", "draining"),
+    ("coordinator", "preparing"),
+    ("rank", "idle"),
+    ("coordinator", "releasing"),
+]
+
+
+async def test_whatever_dies_the_old_or_the_new_configuration_serves(engine, checkpoint, reference):
+    folder = checkpoint()
+    served = await engine(folder, max_data_parallel=2, standbys=1, phase_delay_s=0.4)
+    expected = await served.text(PROMPT, 30)
+
+    def settled(status):
+        return (
+            status.get("ready")
+            and not status["operation"]
+            and len(status["standbys"]) == 1
+            and len(status["memory"]["holders"]) == status["dataParallel"]
+            and len(status["memory"]["configs"]) == 1
+            and len(served.pids("runtime.rank")) == status["dataParallel"] + sum(status["standbys"])
+        )
+
+    for victim, phase in KILLS:
+        before = await served.until(settled)
+        stream = asyncio.create_task(served.text(PROMPT, 30))
+        if phase != "idle":
+            _, operation = await served.post("/scale", {"dataParallel": 3 - before["dataParallel"]})
+            while operation["phase"] != phase:
+                assert not operation["finished"], operation
+                operation = await served.get(f"/scale/operations/{operation['id']}")
+        if victim == "rank":
+            active = (await served.get("/scale"))["active"]
+            pid = served.pids(f'"instance": "{active}"')[0]
+        else:
+            pid = served.pids("medley_engine.memory" if victim == "hmm" else "serving.coordinator")[0]
+        os.kill(pid, signal.SIGKILL)
+        after = await served.until(settled)
+        assert after["dataParallel"] in (1, 2)
+        if victim == "coordinator":
+            await asyncio.wait([stream])
+            stream.exception()
+        else:
+            assert await stream == expected, (victim, phase)
+        if victim == "hmm":
+            assert after["memory"]["restored"]
+            assert after["memory"]["diskBytesRead"] == 0, "the pages survived, the disk is not read again"
+        assert await served.text(PROMPT, 30) == expected
+        sockets = list(served.run_dir.glob("rank-*.sock"))
+        assert len(sockets) == len(served.pids("runtime.rank"))
