@@ -19,17 +19,17 @@ PHASES = ("idle", "planning", "preparing", "attaching", "warming", "switching", 
 _TOKENS = 24
 
 
-def _victim(engine: Engine, who: str, status: dict[str, Any], seed: random.Random) -> int | None:
+def _victim(who: str, status: dict[str, Any], seed: random.Random) -> int | None:
     """A process of the part to be killed; None where there is none of it just now."""
-    children = engine.children()
+    named = status["processes"]
     if who in ("hmm", "coordinator"):
-        mark = "medley_engine.memory" if who == "hmm" else "serving.coordinator"
-        return next((pid for pid, command in children.items() if mark in command), None)
-    active = status["active"]
-    ranks = [
-        (pid, f'"instance": "{active}"' in command) for pid, command in children.items() if "runtime.rank" in command
+        return named.get(who)
+    serves = f"rank-{status['active']}-"
+    fitting = [
+        pid
+        for name, pid in sorted(named.items())
+        if pid and name.startswith("rank-") and name.startswith(serves) == (who == "active")
     ]
-    fitting = sorted(pid for pid, serves in ranks if serves == (who == "active"))
     return seed.choice(fitting) if fitting else None
 
 
@@ -44,8 +44,10 @@ def _leaks(engine: Engine, status: dict[str, Any]) -> list[str]:
     """What is there and should not be, once nothing runs."""
     found = []
     sizes = [status["dataParallel"], *status["standbys"]]
-    children = engine.children()
-    ranks = [pid for pid, command in children.items() if "runtime.rank" in command]
+    ranks = [name for name in status["processes"] if name.startswith("rank-")]
+    strays = set(engine.children()) - set(status["processes"].values()) - {engine.process.pid}
+    if strays:
+        found.append(f"processes {sorted(strays)} that the supervisor does not know")
     if len(ranks) != sum(sizes):
         found.append(f"{len(ranks)} rank processes for instances of {sizes}")
     memory = status["memory"]
@@ -118,7 +120,7 @@ async def _kill(
             _, operation = await engine.post("/scale", {"dataParallel": new})
             operation = await _reach(engine, operation, phase)
             status = await engine.get("/scale")
-        pid = _victim(engine, who, status, rng)
+        pid = _victim(who, status, rng)
         if pid is not None:
             os.kill(pid, signal.SIGKILL)
         killed = time.monotonic()

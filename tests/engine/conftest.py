@@ -142,6 +142,11 @@ class Engine:
             begun = await self.get(f"/scale/operations/{begun['id']}")
         return begun
 
+    async def processes(self, prefix: str) -> list[int]:
+        """Processes by the supervisor's names: ``hmm``, ``coordinator``, ``rank-INSTANCE-RANK``."""
+        named = (await self.get("/scale"))["processes"]
+        return [pid for name, pid in sorted(named.items()) if name.startswith(prefix) and pid]
+
     def pids(self, part: str) -> list[int]:
         """Processes below this engine whose command line has ``part``."""
         found = []

@@ -28,7 +28,8 @@ async def test_whatever_dies_the_old_or_the_new_configuration_serves(engine, che
             and len(status["standbys"]) == 1
             and len(status["memory"]["holders"]) == status["dataParallel"]
             and len(status["memory"]["configs"]) == 1
-            and len(served.pids("runtime.rank")) == status["dataParallel"] + sum(status["standbys"])
+            and sum(name.startswith("rank-") for name in status["processes"])
+            == status["dataParallel"] + sum(status["standbys"])
         )
 
     for victim, phase in KILLS:
@@ -41,9 +42,9 @@ async def test_whatever_dies_the_old_or_the_new_configuration_serves(engine, che
                 operation = await served.get(f"/scale/operations/{operation['id']}")
         if victim == "rank":
             active = (await served.get("/scale"))["active"]
-            pid = served.pids(f'"instance": "{active}"')[0]
+            pid = (await served.processes(f"rank-{active}-"))[0]
         else:
-            pid = served.pids("medley_engine.memory" if victim == "hmm" else "serving.coordinator")[0]
+            (pid,) = await served.processes(victim)
         os.kill(pid, signal.SIGKILL)
         after = await served.until(settled)
         assert after["dataParallel"] in (1, 2)
@@ -57,4 +58,4 @@ async def test_whatever_dies_the_old_or_the_new_configuration_serves(engine, che
             assert after["memory"]["diskBytesRead"] == 0, "the pages survived, the disk is not read again"
         assert await served.text(PROMPT, 30) == expected
         sockets = list(served.run_dir.glob("rank-*.sock"))
-        assert len(sockets) == len(served.pids("runtime.rank"))
+        assert len(sockets) == len(await served.processes("rank-"))

@@ -11,7 +11,6 @@ with it), pages stay attached, and the rank waits for the next coordinator.
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import json
 import os
@@ -391,22 +390,15 @@ def _greedy() -> Any:
     return SamplingParams(max_tokens=1)
 
 
-def die_with_parent() -> None:
+def die_with_parent(parent: int) -> None:
     """Ask the kernel to kill this process when its parent ends, so that nothing outlives a supervisor."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-    if os.getppid() == 1:
+    if os.getppid() != parent:
         sys.exit("parent ended before this process could tie itself to it")
 
 
-def main() -> None:
-    """Entry point: ``python -m medley_engine.runtime.rank SPEC``, where SPEC is a :class:`RankSpec` as JSON."""
-    parser = argparse.ArgumentParser(description="one rank of an engine instance; started by the supervisor")
-    parser.add_argument("spec")
-    spec = RankSpec(**json.loads(parser.parse_args().spec))
-    die_with_parent()
-    torch.set_num_threads(spec.threads)
-    Rank(spec, os.environ["MEDLEY_ENGINE_TOKEN"]).run()
-
-
-if __name__ == "__main__":
-    main()
+def serve(spec: dict[str, Any]) -> None:
+    """Be the rank that ``spec`` (the fields of a :class:`RankSpec`) tells, until told to stop."""
+    told = RankSpec(**spec)
+    torch.set_num_threads(told.threads)
+    Rank(told, os.environ["MEDLEY_ENGINE_TOKEN"]).run()

@@ -42,9 +42,8 @@ class Coordinator:
         self._metrics = Metrics(settings.served_name)
         self._dispatcher = Dispatcher(self._metrics, settings.max_queue, settings.max_running)
         self._manager = ManagerLink(settings.run_path, token)
-        self._pool = InstancePool(
-            settings, SupervisorLink(settings.run_path, token), token, self._dispatcher.on_output, self._instance_lost
-        )
+        self._supervisor = SupervisorLink(settings.run_path, token)
+        self._pool = InstancePool(settings, self._supervisor, token, self._dispatcher.on_output, self._instance_lost)
         self._scaler = Scaler(
             settings=settings,
             model=self._model,
@@ -155,6 +154,7 @@ class Coordinator:
             "attainment": list(self._estimator.attainments(now)),
             "advice": self._estimator.advise(now, scaler.size),
             "requests": {"held": len(self._dispatcher.requests), "waiting": len(self._dispatcher.waiting)},
+            "processes": (await self._supervisor.ask("children"))["children"],
             "memory": await self._manager.ask("describe"),
         }
 

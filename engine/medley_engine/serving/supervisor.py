@@ -11,7 +11,6 @@ One thread, no locks: the kernel ties children to the *thread* that started them
 from __future__ import annotations
 
 import ctypes
-import json
 import logging
 import os
 import secrets
@@ -35,20 +34,26 @@ TOKEN_VARIABLE = "MEDLEY_ENGINE_TOKEN"  # noqa: S105 - the name of the variable
 _MODULES = {
     "hmm": "medley_engine.memory",
     "coordinator": "medley_engine.serving.coordinator",
-    "rank": "medley_engine.runtime.rank",
+    "zygote": "medley_engine.runtime.zygote",
 }
 _BACKOFF_S = (0.0, 0.0, 0.1, 0.5, 2.0, 5.0)
 _STEADY_S = 30.0
+_KEPT = ("zygote", "hmm", "coordinator")
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 @dataclass
 class Child:
-    """A process and how to start it again (ranks are not: whoever asked for them decides)."""
+    """A process of this supervisor. Ranks are not started again: whoever asked for them decides."""
 
     key: str
-    process: subprocess.Popen[bytes]
+    pid: int
     pidfd: int
     started_s: float
+
+    def kill(self) -> None:
+        """End it. Its id is its own until it is waited for, so this never hits another process."""
+        os.kill(self.pid, signal.SIGKILL)
 
 
 def _tie_to_parent() -> None:
@@ -68,6 +73,9 @@ class Supervisor:
         self._exits: dict[str, int] = {}
         self._failures: dict[str, int] = {}
         self._due: dict[str, float] = {}
+        self._unborn: dict[str, Any] = {}
+        self._zygote: socket.socket | None = None
+        self._zygote_ready = False
         self._selector = selectors.DefaultSelector()
         self._stopping = False
         run = settings.run_path
@@ -85,14 +93,16 @@ class Supervisor:
     def run(self) -> int:
         """Supervise until told to stop; returns the exit status."""
         signal.set_wakeup_fd(self._wake_w)
+        # Ranks are forked by the zygote's children and become this process's when those end.
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._terminate)
-        self._start("hmm")
-        self._start("coordinator")
+        for key in _KEPT:
+            self._start(key)
         try:
             while not (self._stopping and "coordinator" not in self._children):
-                for key, _ in self._selector.select(self._wait_s()):
-                    key.data(key.fileobj)
+                for ready, _ in self._selector.select(self._wait_s()):
+                    ready.data(ready.fileobj)
                 self._start_due()
         finally:
             self._kill_all()
@@ -100,19 +110,23 @@ class Supervisor:
 
     # --- children ----------------------------------------------------------------------------------------------
 
-    def _start(self, key: str, spec: str | None = None) -> int:
-        kind = key.split("-", 1)[0]
+    def _start(self, key: str) -> None:
         passed: tuple[int, ...] = ()
-        argument = spec or self._settings.dump()
-        arguments = [sys.executable, "-m", _MODULES[kind], argument]
-        if kind == "coordinator":
+        far: socket.socket | None = None
+        arguments = [sys.executable, "-m", _MODULES[key], self._settings.dump()]
+        if key == "coordinator":
             passed = (self._listener.fileno(),)
-            arguments.append(str(self._listener.fileno()))
+        elif key == "zygote":
+            near, far = socket.socketpair()
+            near.settimeout(5.0)
+            self._zygote, self._zygote_ready = near, False
+            self._selector.register(near, selectors.EVENT_READ, self._hear_zygote)
+            passed = (far.fileno(),)
+        arguments += [str(fd) for fd in passed]
         environment = {**os.environ, TOKEN_VARIABLE: self._token}
         # Ranks share few cores: without these, every library starts a thread per core in each of them.
-        environment.update(
-            {"OMP_NUM_THREADS": str(self._settings.threads), "MKL_NUM_THREADS": str(self._settings.threads)}
-        )
+        threads = str(self._settings.threads)
+        environment.update({"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads})
         process = subprocess.Popen(
             arguments,
             env=environment,
@@ -120,21 +134,45 @@ class Supervisor:
             preexec_fn=_tie_to_parent,  # noqa: PLW1509 - this process has one thread
             stdin=subprocess.DEVNULL,
         )
-        child = Child(key, process, os.pidfd_open(process.pid), time.monotonic())
+        if far is not None:
+            far.close()
+        self._adopt(key, process.pid)
+        process.returncode = 0  # waited for by pidfd, like ranks, which no Popen started
+
+    def _adopt(self, key: str, pid: int) -> None:
+        child = Child(key, pid, os.pidfd_open(pid), time.monotonic())
         self._children[key] = child
         self._exits.pop(key, None)
         self._selector.register(child.pidfd, selectors.EVENT_READ, lambda _: self._ended(child))
-        return process.pid
+
+    def _hear_zygote(self, channel: socket.socket) -> None:
+        try:
+            frame, _ = wire.receive_frame(channel)
+        except (EOFError, OSError):
+            self._selector.unregister(channel)
+            channel.close()
+            return
+        if "ready" in frame:
+            self._zygote_ready = True
+            for key, spec in self._unborn.items():
+                wire.send_frame(channel, {"key": key, "spec": spec})
+            return
+        key = str(frame["key"])
+        self._adopt(key, int(frame["pid"]))
+        if self._unborn.pop(key, None) is None:
+            # Nobody wants it any more.
+            self._children[key].kill()
 
     def _ended(self, child: Child) -> None:
-        status = child.process.wait()
+        _, status = os.waitpid(child.pid, 0)
+        status = os.waitstatus_to_exitcode(status)
         self._selector.unregister(child.pidfd)
         os.close(child.pidfd)
         del self._children[child.key]
         self._exits[child.key] = status
         if child.key.startswith("rank-"):
             self._sweep(child.key)
-        if child.key in ("hmm", "coordinator") and not self._stopping:
+        if child.key in _KEPT and not self._stopping:
             steady = time.monotonic() - child.started_s > _STEADY_S
             failures = self._failures[child.key] = 0 if steady else self._failures.get(child.key, 0) + 1
             delay = _BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)]
@@ -161,13 +199,13 @@ class Supervisor:
         self._stopping = True
         coordinator = self._children.get("coordinator")
         if coordinator is not None:
-            coordinator.process.send_signal(signal.SIGTERM)
+            os.kill(coordinator.pid, signal.SIGTERM)
 
     def _kill_all(self) -> None:
-        for child in self._children.values():
-            child.process.kill()
-        for child in list(self._children.values()):
-            child.process.wait()
+        # The zygote first, so that nothing is born any more.
+        for child in sorted(self._children.values(), key=lambda c: c.key != "zygote"):
+            child.kill()
+            os.waitpid(child.pid, 0)
         for fd in self._fds.values():
             os.close(fd)
         for left in [*self._settings.run_path.glob("*.sock"), *self._settings.run_path.glob("*.store")]:
@@ -227,18 +265,22 @@ class Supervisor:
 
     def _spawn(self, request: wire.Frame, _fds: list[int]) -> tuple[wire.Frame, list[int]]:
         key = f"rank-{request['key']}"
-        if key in self._children:
-            return {"pid": self._children[key].process.pid}, []
-        return {"pid": self._start(key, json.dumps(request["spec"]))}, []
+        if key not in self._children and key not in self._unborn:
+            self._unborn[key] = request["spec"]
+            if self._zygote_ready and self._zygote is not None:
+                wire.send_frame(self._zygote, {"key": key, "spec": request["spec"]})
+        return {}, []
 
     def _kill(self, request: wire.Frame, _fds: list[int]) -> tuple[wire.Frame, list[int]]:
-        child = self._children.get(f"rank-{request['key']}")
-        if child is not None:
-            child.process.kill()
+        key = f"rank-{request['key']}"
+        self._unborn.pop(key, None)
+        if key in self._children:
+            self._children[key].kill()
         return {}, []
 
     def _list_children(self, _request: wire.Frame, _fds: list[int]) -> tuple[wire.Frame, list[int]]:
-        return {"children": {key: child.process.pid for key, child in self._children.items()}, "exits": self._exits}, []
+        children = {key: child.pid for key, child in self._children.items()}
+        return {"children": {**dict.fromkeys(self._unborn, 0), **children}, "exits": self._exits}, []
 
 
 def bind(host: str, port: int) -> socket.socket:
