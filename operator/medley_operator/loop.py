@@ -22,7 +22,7 @@ from medley_operator.observe.fleet import Observation, PoolFinding, Snapshot, ne
 from medley_operator.observe.objects import Key
 from medley_operator.report.events import Events, Subject
 from medley_operator.report.pool_status import pool_status, profile_status
-from medley_operator.rounds import InvalidFleetError, Planner, Round
+from medley_operator.rounds import InvalidFleetError, Planner, Round, UnsoundPlanError
 from medley_operator.verdict import Verdict
 from medley_planner.sizes import SizeHistogram
 
@@ -115,6 +115,10 @@ class PlanningLoop:
         except InvalidFleetError as error:
             self._metrics.plan_failures_total.inc()
             LOG.exception("the fleet cannot be planned; what runs is kept", field=error.field)
+            return now_s + FAILED_RETRY_S
+        except UnsoundPlanError:
+            self._metrics.plan_failures_total.inc()
+            LOG.exception("the plan did not pass its check; what runs is kept")
             return now_s + FAILED_RETRY_S
         if not self._may_act():
             return now_s

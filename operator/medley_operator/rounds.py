@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from medley_operator.api.problems import Problem
 from medley_operator.api.resolve import ResolvedService
 from medley_operator.api.translate import plan_status
+from medley_operator.explanations import Explanations
 from medley_operator.observe.fleet import Observation
 from medley_operator.verdict import Verdict
 from medley_operator.workloads import deployment
 from medley_operator.workloads.custom import PodTemplateError
 from medley_planner.fleet import FleetState, PlanOptions, Variant
 from medley_planner.memo import Memo
-from medley_planner.plan import InvalidFleetError
+from medley_planner.plan import InvalidFleetError, UnsoundPlanError
 from medley_planner.policy import Choice, Decision, FleetDecision, Standing, plan_and_decide
 from medley_planner.result import Outcome, ServicePlan
 
@@ -24,7 +25,7 @@ Key = tuple[str, str]
 SERVED = frozenset({Outcome.PLANNED, Outcome.PINNED})
 """Outcomes with which a service's demand is served as it asks."""
 
-TIME_LIMIT_S = 20.0
+TIME_LIMIT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Round:
     Args:
         verdicts: On every service that parses and is not being deleted.
         decision: The fleet's decision; None where there was nothing to plan.
-        wake_at_s: When to plan again at the latest.
+        wake_at_s: When to plan again at the latest; at once, where plans are left to be explained.
         seconds: How long planning took; 0 where nothing had changed since the last round.
     """
 
@@ -52,6 +53,7 @@ class Planner:
 
     def __init__(self) -> None:
         self._memo = Memo()
+        self._explanations = Explanations(self._memo)
         self._last: tuple[FleetState, Mapping[str, Standing], FleetDecision] | None = None
 
     def round(self, observation: Observation, generations: Mapping[Key, int], *, now_s: float) -> Round:
@@ -64,6 +66,7 @@ class Planner:
 
         Raises:
             InvalidFleetError: A value that the planner refuses got past all checks; names the field.
+            UnsoundPlanError: The planner made a mistake that its own check found.
         """
         verdicts = {
             key: Verdict(generation=generations[key], problems=found) for key, found in observation.problems.items()
@@ -71,7 +74,8 @@ class Planner:
         if not observation.resolved:
             return Round(verdicts, None, None, 0.0)
         started_s = time.monotonic()
-        decision = self._decide(observation, now_s)
+        bare = self._decide(observation, now_s)
+        decision, more = self._explanations.explain(observation.state, bare)
         took_s = time.monotonic() - started_s
         by_service = {item.service: item for item in decision.decisions}
         gpu_types = {pool.name: pool.gpu.name for pool in observation.state.pools}
@@ -79,7 +83,7 @@ class Planner:
             made = by_service[resolved.service.key]
             verdicts[key] = _verdict(resolved, made, observation, gpu_types, generations[key])
         wakes = [item.wake_at_s for item in decision.decisions if item.wake_at_s is not None]
-        return Round(verdicts, decision, min(wakes, default=None), took_s)
+        return Round(verdicts, decision, now_s if more else min(wakes, default=None), took_s)
 
     def _decide(self, observation: Observation, now_s: float) -> FleetDecision:
         if self._last is not None:
@@ -92,7 +96,7 @@ class Planner:
             observation.state,
             observation.standings,
             now_s=now_s,
-            options=PlanOptions(time_limit_s=TIME_LIMIT_S),
+            options=PlanOptions(time_limit_s=TIME_LIMIT_S, explain=False),
             memo=self._memo,
         )
         self._last = (observation.state, observation.standings, decision)
@@ -151,4 +155,4 @@ def _deployments(
     return names
 
 
-__all__ = ["InvalidFleetError", "Planner", "Round"]
+__all__ = ["InvalidFleetError", "Planner", "Round", "UnsoundPlanError"]
