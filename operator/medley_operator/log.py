@@ -10,8 +10,14 @@ import sys
 
 import structlog
 
-QUIET = ("kopf", "aiohttp.access", "asyncio")
-"""Loggers of libraries, from which only warnings are of interest."""
+QUIET = {
+    "aiohttp.access": logging.WARNING,
+    "asyncio": logging.WARNING,
+    "kopf": logging.WARNING,
+    "kopf._cogs.clients": logging.CRITICAL,  # every attempt of every watch while the API server is away
+    "kopf._core.reactor.running": logging.ERROR,  # that it does not handle signals, which is wanted
+}
+"""Loggers of libraries, and how severe a message of theirs must be to be of interest here."""
 
 
 def configure(level: str, log_format: str) -> None:
@@ -48,8 +54,8 @@ def configure(level: str, log_format: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(threshold)
-    for name in QUIET:
-        logging.getLogger(name).setLevel(max(threshold, logging.WARNING))
+    for name, least in QUIET.items():
+        logging.getLogger(name).setLevel(max(threshold, least))
 
 
 def logger(name: str) -> structlog.stdlib.BoundLogger:

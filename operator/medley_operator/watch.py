@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import functools
-import logging
 import threading
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
@@ -185,8 +184,6 @@ def _kopf_settings() -> kopf.OperatorSettings:
         settings.watching.label_selectors[kind.group, kind.version, kind.plural] = selector
     for kind, selector in FIELDS.items():
         settings.watching.field_selectors[kind.group or "", kind.version, kind.plural] = selector
-    for name in ("kopf", "kopf.objects"):
-        logging.getLogger(name).setLevel(logging.WARNING)
     return settings
 
 
