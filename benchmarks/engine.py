@@ -26,6 +26,7 @@ from engine_harness import LARGE, ROOT, Engine, Load, MemoryWatch, make_checkpoi
 
 STEPS = ((2, 3), (3, 4), (4, 3), (3, 2))
 TOKENS = 16
+BEFORE_S = 20.0
 
 
 def make_prompts(seed: int = 1, count: int = 8) -> list[list[int]]:
@@ -74,23 +75,18 @@ async def capacity_rps(engine: Engine, prompts: list[list[int]], seconds: float 
     return len(done) / took, sum(len(a.tokens_s) for a in done) / took
 
 
-async def step(engine: Engine, load: Load, size: int, before_s: float, least_window_s: float) -> dict[str, Any]:
-    """One change of size under load, seen by clients and from outside the processes."""
+async def step(engine: Engine, size: int, least_window_s: float) -> dict[str, Any]:
+    """One change of size: what the engine tells, and memory seen from outside its processes."""
     start = time.monotonic()
     memory_before = engine.memory_bytes()
     async with MemoryWatch(engine) as watch:
         operation = await engine.scale(size)
         end = max(time.monotonic(), start + least_window_s)
         await asyncio.sleep(max(0.0, end - time.monotonic()))
+    operation = await engine.get(f"/scale/operations/{operation['id']}")
     memory_after = engine.memory_bytes()
     details, seconds = operation["details"], operation["seconds"]
-    before = load.tokens_per_s(start - before_s, start)
-    inside = load.tokens_per_s(start, end)
-    ttft = {
-        "before": percentile(load.ttfts_s(start - before_s, start - 0.001), 0.99),
-        "inside": percentile(load.ttfts_s(start, end), 0.99),
-    }
-    peak = max(watch.peak_bytes, memory_before["total"], memory_after["total"])
+    pools = max(memory_before["pools"], memory_after["pools"])
     return {
         "result": operation["phase"],
         "first_token_s": details.get("first_token_s"),
@@ -99,14 +95,29 @@ async def step(engine: Engine, load: Load, size: int, before_s: float, least_win
         "details": {
             k: details[k] for k in ("prepare", "plan", "attach", "warm", "handover", "standby") if k in details
         },
+        "start_s": start,
+        "end_s": end,
+        "memory_bytes": {"before": memory_before, "peak": watch.peak_bytes, "after": memory_after},
+        "peak_ratio": watch.peak_bytes / max(memory_before["total"], memory_after["total"]),
+        "pages_peak_ratio": max(s["pools"] for s in watch.samples) / pools,
+    }
+
+
+def add_clients_view(figures: dict[str, Any], load: Load, before_s: float) -> None:
+    """Throughput and time to first token inside the window against before, once all answers are in."""
+    start, end = figures.pop("start_s"), figures.pop("end_s")
+    before, inside = load.tokens_per_s(start - before_s, start), load.tokens_per_s(start, end)
+    ttft = {
+        "before": percentile(load.ttfts_s(start - before_s, start), 0.99),
+        "inside": percentile(load.ttfts_s(start, end), 0.99),
+    }
+    figures |= {
         "window_s": end - start,
         "tokens_per_s": {"before": before, "inside": inside},
+        "throughput_ratio": inside / before if before else None,
         "ttft_p99_s": ttft,
         "ttft_p99_ratio": ttft["inside"] / ttft["before"],
-        "memory_bytes": {"before": memory_before, "peak": peak, "after": memory_after},
-        "peak_ratio": peak / max(memory_before["total"], memory_after["total"]),
-        "pages_peak_ratio": max(s["pools"] for s in watch.samples) / max(memory_before["pools"], memory_after["pools"]),
-        "throughput_ratio": inside / before if before else None,
+        "requests_in_window": len(load.ttfts_s(start, end)),
     }
 
 
@@ -123,14 +134,16 @@ async def scale_part(folder: Path, session: aiohttp.ClientSession, shared: bool)
         with Load(engine, prompts, TOKENS, 0.6 * rps) as load:
             for old, new in STEPS:
                 await engine.ready(new)
-                await asyncio.sleep(15)
-                figures = await step(engine, load, new, 15.0, 5.0)
+                await asyncio.sleep(BEFORE_S)
+                figures = await step(engine, new, 8.0)
                 figures["cold_restart_s"] = cold[new]["first_token_s"]
                 if figures["first_token_s"] is not None:
                     figures["share_of_cold_restart"] = figures["first_token_s"] / cold[new]["first_token_s"]
                 steps[f"{old}→{new}"] = figures
-                print(f"  {old}→{new} {'node' if shared else 'rank'} memory: {summary_line(figures)}", flush=True)
             await load.finish()
+        for name, figures in steps.items():
+            add_clients_view(figures, load, BEFORE_S)
+            print(f"  {name} {'node' if shared else 'rank'} memory: {summary_line(figures)}", flush=True)
         broken = [a.error for a in load.answers if a.error]
         different = sum(not a.error and a.text != expected[a.prompt] for a in load.answers)
         return {
@@ -181,10 +194,11 @@ async def ablation_part(folder: Path, session: aiohttp.ClientSession) -> dict[st
             for direction, size in (("up", 4), ("down", 3)):
                 if changes.get("keep_standbys", True):
                     await engine.ready(size)
-                with Load(engine, prompts, 12, 0.5) as load:
-                    await asyncio.sleep(3)
-                    row[direction] = await step(engine, load, size, 3.0, 3.0)
+                with Load(engine, prompts, 12, 0.7) as load:
+                    await asyncio.sleep(4)
+                    row[direction] = await step(engine, size, 4.0)
                     await load.finish()
+                add_clients_view(row[direction], load, 4.0)
                 row[direction]["broken"] = sum(bool(a.error) for a in load.answers)
             rows[name] = row
             up, down = row["up"], row["down"]

@@ -111,9 +111,13 @@ class Engine:
             lambda s: bool(s.get("ready")) and not s["operation"] and set(standbys) <= set(s["standbys"])
         )
 
-    async def stream(self, prompts: list[list[int]], index: int, count: int) -> Answer:
-        """One streamed completion; anything but a whole stream is an error."""
+    async def stream(
+        self, prompts: list[list[int]], index: int, count: int, into: list[Answer] | None = None
+    ) -> Answer:
+        """One streamed completion, put into a list as it begins; anything but a whole stream is an error."""
         answer = Answer(index, time.monotonic())
+        if into is not None:
+            into.append(answer)
         body = {
             "model": self.folder.name,
             "prompt": prompts[index],
@@ -220,7 +224,7 @@ class Load:
             await asyncio.sleep(max(0.0, at - time.monotonic()))
 
     async def _one(self, index: int) -> None:
-        self.answers.append(await self._engine.stream(self._prompts, index, self._count))
+        await self._engine.stream(self._prompts, index, self._count, self.answers)
 
     async def finish(self) -> None:
         """Send nothing more and wait for what is open."""

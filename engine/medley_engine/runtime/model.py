@@ -84,7 +84,7 @@ class MoeModel:
     ) -> None:
         self._c, self._w, self._cache, self._comm = config, weights, cache, collective
         self._router = Router(placement, config, collective.rank)
-        self._tile = row_tile
+        self._own_tile = self._tile = row_tile
         self._heads = config.heads // collective.tensor_parallel
         self._kv_heads = config.kv_heads // collective.tensor_parallel
         exponents = torch.arange(0, config.head_dim, 2, dtype=torch.int64).to(torch.float) / config.head_dim
@@ -92,12 +92,17 @@ class MoeModel:
         self.expert_tokens = torch.zeros(len(config.moe_layers), config.experts, dtype=torch.int64)
 
     @torch.inference_mode()
-    def forward(self, batch: Sequence[Slice]) -> torch.Tensor:
+    def forward(self, batch: Sequence[Slice], row_tile: int | None = None) -> torch.Tensor:
         """Compute a step; every rank of the instance must call this at the same time, with an empty batch if need be.
+
+        Args:
+            batch: what to compute.
+            row_tile: another tile than the model's, for a step whose numbers nobody keeps.
 
         Returns:
             Logits (slices that sample, vocabulary), in the order of the batch.
         """
+        self._tile = self._own_tile if row_tile is None else row_tile
         tokens = torch.tensor([t for piece in batch for t in piece.tokens], dtype=torch.int64)
         positions = torch.tensor([p for s in batch for p in range(s.start, s.start + s.count)], dtype=torch.int64)
         rows = len(tokens)

@@ -222,7 +222,7 @@ class Rank:
         self._reply(frame)
 
     def _warm(self, frame: wire.Frame) -> None:
-        """One prefill chunk and one decode step through every layer and rank, in a block that nobody reads."""
+        """One step through every layer and rank, in a block that nobody reads; numbers do not matter, so no padding."""
         assert self.model is not None
         start = time.perf_counter()
         blocks = self.scheduler.free[:1]
@@ -233,7 +233,7 @@ class Rank:
         if not self.leads and shared and not set(shared) <= set(self._blocks_held()):
             self.manager.call("kv_lease", holder=self.spec.holder, exactly=shared)
         batch = [Slice("warm", 0, (0,), tuple(shared), sample=True)] if shared else []
-        self.model.forward(batch)
+        self.model.forward(batch, row_tile=1)
         self.model.expert_tokens.zero_()
         self._reply(frame, seconds={"warm": time.perf_counter() - start})
 

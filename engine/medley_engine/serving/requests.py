@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,7 +69,7 @@ class Dispatcher:
         self.idle = asyncio.Event()
         self.idle.set()
         self._preemptions: dict[tuple[str, int], int] = {}
-        self.first_token_by: dict[str, float] = {}
+        self.awaited: dict[str, Callable[[float], None]] = {}
         self.on_finished: Any = None
 
     # --- clients -----------------------------------------------------------------------------------------------
@@ -145,7 +145,9 @@ class Dispatcher:
             request = self.requests.get(request_id)
             if request is not None and request.instance is instance and not request.finished:
                 self._token(request, int(token), reason, now)
-                self.first_token_by.setdefault(instance.id, now)
+                told = self.awaited.pop(instance.id, None)
+                if told is not None:
+                    told(now)
         if "stats" in frame:
             self._take_stats(instance, rank, frame["stats"])
         self.pump()

@@ -253,6 +253,8 @@ class Scaler:
         return operation
 
     def _detail(self, operation_id: str, **details: Any) -> None:
+        if operation_id not in self.operations:
+            return
         self.operations[operation_id] = ops.with_details(self.operations[operation_id], **details)
 
     async def _run(self, operation_id: str) -> None:
@@ -328,6 +330,8 @@ class Scaler:
 
     async def _after_commit(self, operation_id: str, instance: Instance) -> None:
         old = self._dispatcher.active
+        accepted = self.operations[operation_id].since["accepted"]
+        self._dispatcher.awaited[instance.id] = lambda now: self._detail(operation_id, first_token_s=now - accepted)
         self._dispatcher.active = instance
         self._detail(operation_id, intake_switched=time.monotonic())
         self._dispatcher.pump()
@@ -346,9 +350,6 @@ class Scaler:
         await self._hold()
         if old is not None and old.state == "attached":
             await self._let_go(old)
-        first = self._dispatcher.first_token_by.get(instance.id)
-        if first is not None:
-            self._detail(operation_id, first_token_s=first - self.operations[operation_id].since["accepted"])
         self._move(operation_id, "succeeded")
         if self.on_changed is not None:
             self.on_changed()
