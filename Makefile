@@ -27,6 +27,16 @@ demo: setup ## Bring up a real cluster with simulated GPUs and show what Medley 
 demo-down: setup ## Remove every trace of the demo's cluster
 	@$(BIN)/python -m medley_cluster down --name demo
 
+.PHONY: image-context
+image-context: ## Collect the wheels that operator/Dockerfile installs, into build/image
+	@rm -rf build/image && mkdir -p build/image
+	@$(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
+		> build/image/requirements.txt
+	@$(PYTHON) -m pip download --quiet --dest build/image/dependencies --only-binary=:all: --python-version 3.11 \
+		--platform manylinux_2_28_x86_64 --platform manylinux2014_x86_64 --requirement build/image/requirements.txt
+	@$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir build/image/wheel .
+	@echo "docker build -f operator/Dockerfile -t medley-operator:0.1.0 build/image"
+
 # --- checks --------------------------------------------------------------------------------------------------------
 
 .PHONY: test lint types imports generated test-fast test-cluster

@@ -84,6 +84,7 @@ class OperatorProcess:
         environment = {
             **os.environ,
             "KUBECONFIG": str(kubeconfig),
+            "MALLOC_ARENA_MAX": "2",  # as in the image
             "MEDLEY_POD_NAME": self.name,
             "MEDLEY_LEASE_NAMESPACE": NAMESPACE,
             "MEDLEY_LEASE_DURATION_SECONDS": "4",

@@ -33,9 +33,6 @@ ANNOTATION_DRAINING = "medley.dev/draining"
 ANNOTATION_DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 """On a pod: the ReplicaSet controller deletes the pod with the lowest value first; unset is 0."""
 
-DRAINING_DELETION_COST = "-1000"
-"""The deletion cost of a pod that is drained: lower than any pod's that is not."""
-
 GATE_SERVING = "medley.dev/serving"
 """The pod condition type, and readiness gate, that lets a pod be an endpoint."""
 
