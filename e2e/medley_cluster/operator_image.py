@@ -1,7 +1,7 @@
 """The operator's image, built from the repository's Dockerfile on this machine, without a Docker daemon.
 
-buildah builds it. Where the base image cannot be pulled, a stand-in with the same name is made of Debian packages:
-same distribution release, same Python. The archive is cached by the hash of everything that goes in;
+buildah builds it. Nothing is pulled: a stand-in with the base image's name is made of Debian packages, of the same
+distribution release and with the same Python. The archive is cached by the hash of everything that goes in;
 buildah's own store caches the layers, so that a change of our code alone takes seconds.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tomllib
@@ -27,7 +26,6 @@ from medley_cluster.toolchain import ToolError, run_checked
 OPERATOR_REPOSITORY = "medley.local/medley-operator"
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEBIAN_RELEASE = "bookworm"
-DEBIAN_MIRROR = "http://deb.debian.org/debian"
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 BUILD_BACKEND = "hatchling"
 _TARGET_PYTHON = "3.11"
@@ -42,7 +40,7 @@ _NOT_IN_STAND_IN = (
     "./run/*",
 )
 _NOT_NEEDED = ("./usr/share/doc/*", "./usr/share/man/*", "./usr/share/locale/*", "./usr/share/info/*", "./boot/*")
-_REGISTRIES = 'unqualified-search-registries = ["docker.io"]\n'
+_REGISTRIES = "unqualified-search-registries = []\n"
 _TRUST = '{"default": [{"type": "insecureAcceptAnything"}]}\n'
 
 
@@ -84,7 +82,7 @@ def _build(repository: Path, name: str, target: Path, steps: Steps, step: Step) 
     if os.geteuid() != 0:
         raise ToolError("building the operator's image without a container engine needs root")
     programs = find_programs(IMAGE_BUILDER, steps)
-    builder = Builder(programs, cache_root() / "buildah")
+    builder = Builder(programs, cache_root() / "image-builder")
     step.note = "wheels"
     context = target / "context"
     dependencies = _dependency_wheels(repository, steps)
@@ -156,10 +154,10 @@ class Builder:
             arguments += ["--build-arg", f"{name}={value}"]
         self.run("build", *arguments, "--timestamp", "946684800", "-f", str(dockerfile), "-t", tag, str(context))
 
-    def pull(self, image: str, timeout_s: float = 300.0) -> None:
-        """Pull or load an image into the store."""
+    def load(self, archive: Path) -> None:
+        """Take the image of a docker-archive into the store."""
         policy = str(self._settings() / "policy.json")
-        self.run("pull", "--signature-policy", policy, image, timeout_s=timeout_s)
+        self.run("pull", "--signature-policy", policy, f"docker-archive:{archive}")
 
     def export(self, image: str, archive: Path) -> None:
         """Write an image as a docker-archive; an OCI layout would be compressed, which takes four times as long."""
@@ -184,27 +182,12 @@ def _base_image(dockerfile: Path) -> str:
 
 
 def _provide_base(builder: Builder, base: str, steps: Steps) -> None:
-    if _registry_answers():
-        with steps.step(f"pull {base}") as step:
-            try:
-                builder.pull(base)
-            except (ToolError, subprocess.TimeoutExpired):
-                step.note = "refused"
-            else:
-                return
+    """Put the stand-in into the builder's store under the base image's name."""
     with steps.step(f"stand-in for {base}") as step:
-        release = hash_inputs((), DEBIAN_RELEASE, base, "2")
+        release = hash_inputs((), DEBIAN_RELEASE, base, "3")
         entry, made = cached_entry("base-image", release, lambda target: _debootstrap(builder, base, target))
         step.note = "Debian packages" if made else "cached"
-        builder.pull(f"docker-archive:{entry / 'image.tar'}")
-
-
-def _registry_answers() -> bool:
-    try:
-        with socket.create_connection(("registry-1.docker.io", 443), timeout=3.0):
-            return True
-    except OSError:
-        return False
+        builder.load(entry / "image.tar")
 
 
 def _debootstrap(builder: Builder, base: str, target: Path) -> None:
@@ -217,11 +200,11 @@ def _debootstrap(builder: Builder, base: str, target: Path) -> None:
     environment.pop("LD_LIBRARY_PATH", None)
     command = [programs.path("debootstrap"), "--variant=minbase", "--include=python3,python3-venv,ca-certificates"]
     try:
-        run_checked([*command, DEBIAN_RELEASE, str(root), DEBIAN_MIRROR], env=environment, timeout_s=900.0)
+        run_checked([*command, DEBIAN_RELEASE, str(root)], env=environment, timeout_s=900.0)
         layer = target / "layer.tar"
         excluded = [f"--exclude={pattern}" for pattern in (*_NOT_IN_STAND_IN, *_NOT_NEEDED)]
         run_checked(["tar", "--numeric-owner", "--xattrs", *excluded, "-C", str(root), "-cf", str(layer), "."])
-        tag = f"docker.io/library/{base}"
+        tag = f"localhost/{base}"
         write_docker_archive(
             target / "image.tar", tag, [layer], ["/usr/bin/python3"], user="0:0", search_path=SYSTEM_PATH
         )
