@@ -1,4 +1,4 @@
-"""Makes what tests share (`tests/*.py`) importable by name: with importlib's import mode, test folders are no packages."""
+"""Makes what tests share (`tests/*.py`) importable by name: in importlib's import mode test folders are no packages."""
 
 import sys
 from pathlib import Path

@@ -33,6 +33,14 @@ class Report:
     rows: tuple[Row, ...]
     note: str = ""
 
+    def over_earlier(self) -> Report:
+        """These figures, and in their places those of the last run that this run did not measure."""
+        path = RESULTS / f"{self.name}.json"
+        earlier = [Row(**row) for row in json.loads(path.read_text())["rows"]] if path.exists() else []
+        now = {row.name: row for row in self.rows}
+        kept = [now.pop(row.name, row) for row in earlier]
+        return Report(self.name, (*kept, *now.values()), self.note)
+
     def show(self, console: Console | None = None) -> None:
         """Print the table."""
         console = console or Console()

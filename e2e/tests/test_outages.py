@@ -25,7 +25,7 @@ def test_nothing_is_scaled_down_and_the_operator_recovers(
 ) -> None:
     if outage == "Prometheus" and medley.prometheus_url is None:
         pytest.skip("no Prometheus on this machine")
-    create(medley, llm("steady", rate=8.0))
+    create(medley, llm("steady", rate=8.0, gpus={"pools": ["a100"], "tensorParallel": [1]}))
     wait_settled(medley, "steady")
     report = OUTAGES[outage](medley, "steady", 30.0)
     assert report.ready_before > 0

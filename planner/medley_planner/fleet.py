@@ -30,7 +30,7 @@ class Variant:
 class Stock:
     """How many GPUs of a pool may be used, and how they lie on nodes.
 
-    `gpus_in_groups_of[k]` is Σ over nodes of k·⌊free/k⌋: the GPUs that replicas of k GPUs, which do not span nodes, can use.
+    `gpus_in_groups_of[k]` is Σ over nodes of k·⌊free/k⌋: the GPUs that replicas of k GPUs can use, as none spans nodes.
     With power-of-two sizes the constraints Σ_{g ≥ k} g·n ≤ gpus_in_groups_of[k] for every k are exact.
     """
 
@@ -163,8 +163,8 @@ class PlanOptions:
         slice_factor: Mélange's slices per bucket; used in that mode only.
         time_limit_s: Bound on the solver's time; the best plan so far is used, its gap recorded.
         relative_gap: Proven distance from the optimum at which the solver may stop.
-        switching_horizon_s: Time over which the cost of a change (both replicas running while the new one loads) must pay
-            for itself; 0 ignores what runs today.
+        switching_horizon_s: Time over which the cost of a change (both replicas running while the new one loads) must
+            pay for itself; 0 ignores what runs today.
     """
 
     formulation: Formulation = Formulation.MEDLEY

@@ -23,7 +23,7 @@ class Outcome(enum.Enum):
     REPLICA_BOUNDS = "ReplicaBoundsTooTight"
     """The bounds on replicas exclude every mix that serves the demand."""
     NO_GPU_FITS = "NoGPUFits"
-    """On every allowed pool, some request size cannot be served: memory, context or objectives; `rejected` says which."""
+    """On every allowed pool some request size cannot be served: memory, context, objectives; `rejected` says which."""
     PINNED = "Pinned"
     """The service keeps what runs; nothing was decided."""
     TIME_LIMIT = "SolverTimeLimit"
@@ -69,8 +69,8 @@ class Binding:
 class Alternative:
     """What another fleet would cost: the best of a single variant's GPU type, or the best without a pool of the mix.
 
-    `extra_usd_per_hour` is relative to the chosen mix; None where the alternative cannot serve the demand, with the reason
-    in `detail`.
+    `extra_usd_per_hour` is relative to the chosen mix; None where the alternative cannot serve the demand, with the
+    reason in `detail`.
     """
 
     name: str

@@ -5,6 +5,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from medley_engine.extents import Extent, ExtentAllocator, OutOfPagesError
 
 PAGE = 4096

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from medley_engine import random_checkpoint
 from medley_engine.config import Topology, UnsupportedModelError, parse_model_config
 from medley_engine.memory import wire

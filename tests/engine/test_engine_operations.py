@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from medley_engine import operations as ops
 from medley_engine.load import LoadEstimator, Objectives, Served
 

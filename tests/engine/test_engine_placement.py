@@ -5,6 +5,7 @@ import itertools
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from medley_engine.placement import Placement, check, copy_counts, initial, rebalance
 
 LOADS = st.lists(st.floats(0, 1000, allow_nan=False), min_size=1, max_size=12)

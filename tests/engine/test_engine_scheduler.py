@@ -2,6 +2,7 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from medley_engine.scheduler import SamplingParams, Scheduler, Sequence
 
 BLOCK, CHUNK, BUDGET, RUNNING = 4, 8, 16, 4

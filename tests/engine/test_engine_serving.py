@@ -17,12 +17,16 @@ def text_of(folder, tokens):
     )
 
 
-@pytest.mark.parametrize("shared", [True, False], ids=["one-memory", "memory-per-rank"])
-async def test_streams_survive_growing_and_shrinking(engine, checkpoint, reference, shared):
+@pytest.mark.parametrize(
+    "options",
+    [{"shared_domain": True}, {"shared_domain": False}, {"tensor_parallel": 2}],
+    ids=["one memory", "a memory per rank", "tensor parallel"],
+)
+async def test_streams_survive_growing_and_shrinking(engine, checkpoint, reference, options):
     folder = checkpoint()
     count = 40
     expected = {tuple(p): text_of(folder, reference(folder, p, count)) for p in PROMPTS}
-    served = await engine(folder, shared_domain=shared, phase_delay_s=0.05)
+    served = await engine(folder, phase_delay_s=0.05, **options)
     wrong, done = [], 0
     running = True
 

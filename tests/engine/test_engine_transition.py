@@ -4,6 +4,7 @@ import itertools
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from medley_engine.transition import Costs, plan
 
 ITEMS = ["a", "b", "c", "d"]
