@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import statistics
 import sys
 from collections import defaultdict
@@ -19,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from medley_bench.report import Report, Row
 from medley_planner.fleet import Objectives
 from medley_planner.gpus import gpu_type
 from medley_planner.known_models import known_models
@@ -28,7 +28,6 @@ from medley_planner.roofline import sustained_rates
 
 REPOSITORY = Path(__file__).parents[1]
 PAGE = REPOSITORY / "docs" / "capacity-tables.md"
-RESULTS = REPOSITORY / "benchmarks" / "results" / "capacity.json"
 
 OTHERS = {
     ("meta-llama/Llama-3.1-8B-Instruct", 1): {"H100-80GB": 8.89, "H200": 10.99, "A100-80GB": 3.41, "L40S": 1.58},
@@ -168,18 +167,15 @@ def compare_with_measured(path: Path) -> None:
     rows = []
     for engine, of_engine in [*sorted(ratios.items()), ("all", everything)]:
         errors = sorted(abs(ratio - 1) for ratio in of_engine)
-        figures = {
-            "curves": len(errors),
-            "median error": statistics.median(errors),
-            "90 % error": errors[int(0.9 * (len(errors) - 1))],
-            "median ratio": statistics.median(of_engine),
-        }
-        rows.append({"name": engine, **figures})
-        print(f"{engine:8}", "  ".join(f"{name} {value:.3g}" for name, value in figures.items()))
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(
-        json.dumps({"objectives": "TPOT 50 ms, TTFT 2 s", "rows": rows}, indent=2) + "\n", encoding="utf-8"
-    )
+        where = f"roofline against {len(errors)} measured curves, {engine}"
+        rows += [
+            Row(f"{where}: median error", statistics.median(errors), "share"),
+            Row(f"{where}: error of nine in ten", errors[int(0.9 * (len(errors) - 1))], "share"),
+            Row(f"{where}: median of estimate / measured", statistics.median(of_engine), "ratio"),
+        ]
+    report = Report("capacity", tuple(rows), note="rates within TPOT 50 ms and TTFT 2 s")
+    report.show()
+    report.write()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
