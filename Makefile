@@ -72,10 +72,13 @@ presets: setup ## Make the workload presets from the published traces: make pres
 
 # --- measurements --------------------------------------------------------------------------------------------------
 
-.PHONY: bench-operator bench-mix bench-capacity
+.PHONY: bench-operator bench-mix bench-capacity bench-engine
 bench-operator: setup tools ## Measure the operator on a real control plane (about 20 minutes)
 	@$(BIN)/python benchmarks/operator_on_cluster.py
 bench-mix: setup ## Compare our mix with single GPU types and with Melange's formulation
 	@$(BIN)/python benchmarks/mix.py
 bench-capacity: setup ## Compare the capacity estimates with those of others
 	@$(BIN)/python benchmarks/capacity.py
+bench-engine: ## Measure the elastic engine on this machine's CPUs
+	@$(PYTHON) tools/bootstrap.py --extra engine --extra engine-test
+	@$(BIN)/python benchmarks/engine.py
