@@ -8,28 +8,32 @@ Without one, it runs as a process of this machine, under the ServiceAccount and 
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
+
+from medley_cluster.addresses import free_port
 from medley_cluster.cluster import Cluster
 from medley_cluster.options import ClusterOptions, SimulatedPool
 from medley_cluster.progress import Steps
 from medley_cluster.toolchain import find_helm
 from medley_cluster.waiting import wait_until
+from medley_scenarios.installation import NAMESPACE, install_chart, operator_settings
 
-CHECKOUT = Path(__file__).resolve().parents[2]
-NAMESPACE = "medley-system"
 POOLS = (SimulatedPool("l4", 3), SimulatedPool("a10g", 3), SimulatedPool("a100", 2), SimulatedPool("h100", 2))
 QUICK_VALUES = {
     "planIntervalSeconds": 5,
-    "leaderElection.leaseDurationSeconds": 4,
-    "leaderElection.renewDeadlineSeconds": 3,
-    "leaderElection.retryPeriodSeconds": 1,
+    "leaderElection__leaseDurationSeconds": 4,
+    "leaderElection__renewDeadlineSeconds": 3,
+    "leaderElection__retryPeriodSeconds": 1,
 }
 """Shorter than the chart's defaults, so that the story is short; nothing else differs from a user's install."""
+
+OPERATORS_BESIDE = ("operator-0", "operator-1")
+"""Operators where there is no real node to run them on; the harness ends them with the cluster."""
 
 
 @dataclass
@@ -72,46 +76,56 @@ class Stage:
         return os.pathsep.join(str(folder) for folder in folders)
 
     def _install(self) -> None:
-        namespace = {
-            "apiVersion": "v1",
-            "kind": "Namespace",
-            "metadata": {"name": NAMESPACE, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
-        }
-        self.cluster.api.create(namespace)
         values: dict[str, Any] = dict(QUICK_VALUES)
         if self.has_real_node:
             repository, _, tag = self.cluster.operator_image.rpartition(":")
-            values |= {"image.repository": repository, "image.tag": tag, "image.pullPolicy": "Never"}
+            values |= {"image__repository": repository, "image__tag": tag, "image__pullPolicy": "Never"}
         else:
             values["replicas"] = 0
-        settings = [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
-        command = [str(self.helm), "upgrade", "--install", "medley", str(CHECKOUT / "helm" / "medley")]
-        subprocess.run(
-            [*command, "--namespace", NAMESPACE, *settings],
-            env=self.environment,
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        install_chart(self.cluster, **values)
 
     def _wait_for_operator(self) -> str:
-        if not self.has_real_node:
-            raise NotImplementedError
+        return self._wait_for_pods() if self.has_real_node else self._start_beside_cluster()
+
+    def _wait_for_pods(self) -> str:
         path = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/medley-operator"
 
         def ready() -> int:
             status = self.cluster.api.get(path).get("status", {})
             return int(status.get("readyReplicas", 0)) if status.get("readyReplicas") == status.get("replicas") else 0
 
-        replicas = wait_until(ready, 60.0, lambda: self.cluster.kubectl("describe", "pods", "-n", NAMESPACE))
+        replicas = wait_until(ready, 90.0, lambda: self.cluster.kubectl("describe", "pods", "-n", NAMESPACE))
         self.summary = f"the operator runs as {replicas} pods on the real node"
         return f"{replicas} replicas"
+
+    def _start_beside_cluster(self) -> str:
+        for name in OPERATORS_BESIDE:
+            self._start_operator(name)
+        self.summary = f"the operator runs as {len(OPERATORS_BESIDE)} processes beside the cluster"
+        return f"{len(OPERATORS_BESIDE)} processes"
+
+    def _start_operator(self, name: str) -> None:
+        metrics_port, health_port = free_port("127.0.0.1", 18080), free_port("127.0.0.1", 18180)
+        settings = operator_settings(self.cluster, name, metrics_port, health_port)
+        if self.cluster.processes.alive(name):
+            return
+        self.cluster.processes.start(name, [sys.executable, "-m", "medley_operator", "run"], env=settings)
+
+        def ready() -> bool:
+            self.cluster.processes.check(name)
+            return httpx.get(f"http://127.0.0.1:{health_port}/readyz", timeout=2.0, trust_env=False).is_success
+
+        wait_until(ready, 60.0, f"{name} is ready", tolerate=(httpx.HTTPError,))
 
     def kill_leader(self) -> str:
         """Kill the leading operator without grace; the command that did it."""
         lease = self.cluster.get_json("lease", "medley-operator", "-n", NAMESPACE)
-        pod = lease["spec"]["holderIdentity"].partition("_")[0]
+        pod = lease["spec"]["holderIdentity"]
+        if not self.has_real_node:
+            killed = self.cluster.processes.get(pod)
+            self.cluster.processes.stop(pod, kill=True)
+            self._start_operator(pod)
+            return f"kill -KILL {killed.pid if killed else pod}"
         arguments = ("delete", "pod", pod, "-n", NAMESPACE, "--force", "--grace-period=0")
         self.cluster.kubectl(*arguments)
         return "kubectl " + " ".join(arguments)
