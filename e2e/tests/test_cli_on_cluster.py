@@ -99,7 +99,8 @@ def test_discovered_pools_select_the_nodes_they_were_made_of(medley: Cluster) ->
     result = run_medley(medley, "discover")
     assert result.returncode == 0, result.stderr
     pools = list(yaml.safe_load_all(result.stdout))
-    assert len(pools) == 4
+    products = {node["metadata"]["labels"].get("nvidia.com/gpu.product") for node in medley.get_json("nodes")["items"]}
+    assert len(pools) == len(products - {None}) >= 4
     for pool in pools:
         pool["metadata"]["name"] = f"found-{pool['metadata']['name']}"
         selector = ",".join(f"{key}={value}" for key, value in pool["spec"]["nodeSelector"].items())
