@@ -146,6 +146,7 @@ class Rank:
             "abort": self._abort,
             "export": self._export,
             "handed": self._handed,
+            "gift": self._gift,
             "drain": self._drain,
             "loads": self._loads,
             "orphaned": self._orphan,
@@ -264,6 +265,10 @@ class Rank:
         """The blocks of these sequences belong to another rank now."""
         for sequence_id in frame["ids"]:
             self.exported.pop(str(sequence_id), None)
+
+    def _gift(self, frame: wire.Frame) -> None:
+        """Blocks that came with sequences which nobody waits for any more."""
+        self.scheduler.free = sorted([*self.scheduler.free, *frame["blocks"]])
 
     def _drain(self, _frame: wire.Frame) -> None:
         self.draining = True

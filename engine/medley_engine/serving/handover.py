@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
 from medley_engine.memory.wire import RemoteError
 from medley_engine.serving.instances import Instance
-from medley_engine.serving.links import ManagerLink
+from medley_engine.serving.links import ManagerLink, RankLostError
 from medley_engine.serving.requests import Dispatcher
 from medley_engine.serving.settings import Settings
 
@@ -29,21 +30,30 @@ async def hand_over(
         return counted
     start = time.monotonic()
     counts = dispatcher.load(new)
-    for rank in old.leaders:
-        if old.state != "attached":
+    # All at once: the ranks compute in lock step, so they stop at the end of the same step.
+    asked = await asyncio.gather(*(old.links[rank].ask("export") for rank in old.leaders), return_exceptions=True)
+    for rank, reply in zip(old.leaders, asked, strict=True):
+        if isinstance(reply, RankLostError):
+            # The old instance is lost: what it ran is replayed by whoever was told so.
             break
-        reply = await old.links[rank].ask("export")
+        if isinstance(reply, BaseException):
+            raise reply
         same = rank if rank in counts and not settings.shared_domain else None
         by_target: dict[int, list[dict[str, Any]]] = {}
         for sequence in reply["sequences"]:
+            request = dispatcher.requests.get(sequence["id"])
+            if request is None or request.instance is not old:
+                # Its client left, or it is being replayed already; its blocks end with the old instance.
+                continue
             target = same if same is not None else min(counts, key=lambda r: (counts[r], r))
             counts[target] += 1
             by_target.setdefault(target, []).append(sequence)
         for target, sequences in sorted(by_target.items()):
             moved = await _pass_blocks((old, rank), (new, target), sequences, manager)
             counted["moved" if moved else "replayed"] += len(sequences)
-            _resume(new, target, sequences, dispatcher)
-        old.links[rank].tell("handed", ids=[s["id"] for s in reply["sequences"]])
+            _resume((old, rank), (new, target), sequences, dispatcher)
+        if old.state == "attached":
+            old.links[rank].tell("handed", ids=[s["id"] for s in reply["sequences"]])
         if reply["sequences"] and new.state == "attached":
             new.wake()
     counted["seconds"] = time.monotonic() - start
@@ -77,20 +87,24 @@ async def _pass_blocks(
     return True
 
 
-def _resume(new: Instance, target: int, sequences: list[dict[str, Any]], dispatcher: Dispatcher) -> None:
-    alive = []
+def _resume(
+    source: tuple[Instance, int], goal: tuple[Instance, int], sequences: list[dict[str, Any]], dispatcher: Dispatcher
+) -> None:
+    """Let the new rank go on. What changed while blocks were passed: clients may have left, either instance may be
+    lost.
+    """
+    (old, _), (new, target) = source, goal
+    moving = []
     for sequence in sequences:
         request = dispatcher.requests.get(sequence["id"])
-        if request is None:
-            # Its client left meanwhile: it is added and aborted, which frees its blocks.
-            alive.append(sequence)
-            continue
-        request.instance, request.rank = new, target
-        alive.append(sequence)
+        if request is not None and request.instance is old:
+            request.instance, request.rank = new, target
+            moving.append((sequence, request))
     if new.state != "attached":
-        dispatcher.requeue([r for s in sequences if (r := dispatcher.requests.get(s["id"])) is not None])
+        dispatcher.requeue([request for _, request in moving])
         return
-    new.links[target].tell("add", sequences=alive)
-    gone = [s["id"] for s in sequences if s["id"] not in dispatcher.requests]
-    if gone:
-        new.links[target].tell("abort", ids=gone)
+    going = {sequence["id"] for sequence, _ in moving}
+    ownerless = [block for sequence in sequences if sequence["id"] not in going for block in sequence["blocks"]]
+    if ownerless:
+        new.links[target].tell("gift", blocks=ownerless)
+    new.links[target].tell("add", sequences=[sequence for sequence, _ in moving])

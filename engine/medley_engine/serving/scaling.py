@@ -340,8 +340,12 @@ class Scaler:
         await self._forward(lambda: self._manager.ask("commit", config=self.config))
         await self._hold()
         if old is not None and old.state == "attached":
-            moved = await hand_over(old, instance, self._dispatcher, self._manager, self._settings)
-            self._detail(operation_id, handover=moved)
+            try:
+                moved = await hand_over(old, instance, self._dispatcher, self._manager, self._settings)
+                self._detail(operation_id, handover=moved)
+            except (RemoteError, RankLostError, OSError, TimeoutError) as error:
+                # What was not moved finishes on the old instance, or is replayed at the drain timeout.
+                log.warning("handing over: %s", error)
         self._move(operation_id, "draining")
         await self._hold()
         if old is not None:
