@@ -313,6 +313,8 @@ def test_simulated_pod_answers_and_its_metrics_can_be_held(cluster: Cluster, pod
     assert "vllm:num_requests_running{" in httpx.get(f"{base}/metrics", trust_env=False).text
     cluster.set_engine_metrics(address, running=0, healthy=False)
     assert httpx.get(f"{base}/health", trust_env=False).status_code == 503
+    cluster.set_engine_metrics(address, healthy=True)  # a later pod may get this address
+    assert httpx.get(f"{base}/health", trust_env=False).status_code == 200
 
 
 @pytest.mark.cluster
