@@ -103,6 +103,7 @@ def test_discovered_pools_select_the_nodes_they_were_made_of(medley: Cluster) ->
     assert len(pools) == len(products - {None}) >= 4
     for pool in pools:
         pool["metadata"]["name"] = f"found-{pool['metadata']['name']}"
+        pool["spec"].setdefault("pricePerGPUHour", 1.0)  # left to the user where no price is known
         selector = ",".join(f"{key}={value}" for key, value in pool["spec"]["nodeSelector"].items())
         nodes = medley.get_json("nodes", "-l", selector)["items"]
         assert nodes
