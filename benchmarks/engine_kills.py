@@ -64,17 +64,20 @@ def _leaks(engine: Engine, status: dict[str, Any]) -> list[str]:
     return found
 
 
-async def _settled(engine: Engine, ask: tuple[int, ...]) -> dict[str, Any]:
-    """Wait until it serves, nothing changes it, and its standbys are back."""
-    return await engine.until(
-        lambda s: (
-            bool(s.get("ready"))
-            and not s["operation"]
-            and s["dataParallel"] in ask
-            and len(s["standbys"]) == 1
-            and len(s["memory"]["holders"]) == s["dataParallel"]
+async def _settled(engine: Engine, ask: tuple[int, ...], gone: int | None = None) -> dict[str, Any]:
+    """Wait until it serves without the process that is gone, nothing changes it, and its standbys are back."""
+
+    def settled(status: dict[str, Any]) -> bool:
+        return (
+            bool(status.get("ready"))
+            and not status["operation"]
+            and status["dataParallel"] in ask
+            and len(status["standbys"]) == 1
+            and len(status["memory"]["holders"]) == status["dataParallel"]
+            and (gone is None or gone not in status["processes"].values())
         )
-    )
+
+    return await engine.until(settled)
 
 
 async def run(folder: Path, session: aiohttp.ClientSession, *, rounds: int = 2, seed: int = 1) -> dict[str, Any]:

@@ -56,6 +56,18 @@ async def test_one_engine_and_everything_a_client_may_do(engine, checkpoint, ref
     await _refuses_beyond_the_queue(served)
     await _operations_are_idempotent_and_can_be_aborted(served)
     await _metrics_have_the_names_that_dashboards_know(served)
+    await _the_command_scales_and_tells(served)
+
+
+async def _the_command_scales_and_tells(served):
+    cli = pytest.importorskip("medley_engine.cli")
+    size = (await served.get("/scale"))["dataParallel"]
+    other = 3 - size
+    assert await asyncio.to_thread(cli.main, ["scale", str(other), "--url", served.url]) == 0
+    assert (await served.get("/scale"))["dataParallel"] == other
+    assert await asyncio.to_thread(cli.main, ["status", "--url", served.url]) == 0
+    assert await asyncio.to_thread(cli.main, ["scale", "99", "--url", served.url]) == 2
+    assert await asyncio.to_thread(cli.main, ["serve", str(served.run_dir)]) == 2
 
 
 async def _refuses_what_is_malformed(served):
