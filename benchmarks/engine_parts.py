@@ -93,7 +93,7 @@ async def compare(folder: Path, session: aiohttp.ClientSession, prompts: list[li
     results["transformers"] = await asyncio.to_thread(_transformers, folder, prompts, count, 2)
     for name in ("llama_cpp", "vllm"):
         if importlib.util.find_spec(name) is None:
-            results[name] = "not installed: no prebuilt wheel for this machine"
+            results[name] = "not measured: not installed"
     theirs = results["transformers"]
     if "one" in theirs:
         results["ratios_to_transformers"] = {
