@@ -294,11 +294,13 @@ def test_replicas_that_somebody_scaled_are_brought_back(operated: Cluster) -> No
     deployment = operated.get_json("deployments", "-n", NAMESPACE, "-l", "medley.dev/service=chat")["items"][0]
     name = deployment["metadata"]["name"]
     operated.kubectl("scale", "deployment", name, "-n", NAMESPACE, f"--replicas={wanted['a10g'] + 3}")
-    wait_until(
-        lambda: pods_by_pool(operated, "chat")["a10g"] == wanted["a10g"] + 3,
-        10,
-        "there are too many",
-    )
+
+    def brought_back() -> bool:
+        found = operated.get_json("deployment", name, "-n", NAMESPACE)
+        lowered = found["spec"]["replicas"] == deployment["spec"]["replicas"]
+        return lowered and found["metadata"]["generation"] > deployment["metadata"]["generation"] + 1
+
+    wait_until(brought_back, 40, "the Deployment is as it was")
     wait_until(lambda: pods_by_pool(operated, "chat") == wanted, 40, "there are as many as planned")
     wait_settled(operated, "chat")
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from medley_operator.api.gpupool import GPUPool
 from medley_operator.api.problems import Problem
@@ -27,7 +27,7 @@ from medley_operator.observe.objects import (
 )
 from medley_operator.observe.stock import PoolStock, exhausted_stock, pool_stocks
 from medley_operator.verdict import AUTO, PAUSED, running_mix
-from medley_planner.fleet import FleetState, Pool
+from medley_planner.fleet import FleetState, Pool, Service
 from medley_planner.policy import Standing
 from medley_planner.sizes import SizeHistogram
 
@@ -127,9 +127,17 @@ def _fleet(
         mix = running_mix(view, by_service.get(key, ()))
         running = {variant: count for variant, count in mix.items() if variant.pool in known}
         mode = made.service.spec.mode
-        services.append(planner_service(made, running=running, pinned=mode == PAUSED))
+        services.append(_on_known_pools(planner_service(made, running=running, pinned=mode == PAUSED), known))
         standings[view.id] = _standing(view, made, acts=mode == AUTO)
     return FleetState(services=tuple(services), pools=pools), standings
+
+
+def _on_known_pools(service: Service, known: Collection[str]) -> Service:
+    """The service without pools that cannot be planned with, such as one of an unknown GPU type: it has the others."""
+    if service.pools is None:
+        return service
+    bounds = {pool: bound for pool, bound in service.replicas_by_pool.items() if pool in known}
+    return replace(service, pools=tuple(pool for pool in service.pools if pool in known), replicas_by_pool=bounds)
 
 
 def _standing(view: ServiceView, made: ResolvedService, *, acts: bool) -> Standing:
