@@ -88,7 +88,7 @@ def apply_samples(story: Story, chapter: Chapter) -> None:
 def rate_grows(story: Story, chapter: Chapter) -> None:
     """The rate of chat grows fourfold."""
     before, rate = story.chat.mix(), story.chat.read()["spec"]["workload"]["rate"]
-    _patch_chat(story, {"workload": {"rate": 4 * rate}, "disruption": {"stabilizationSeconds": 2}})
+    _patch_chat(story, {"workload": {"rate": 4 * rate}, "disruption": {"stabilizationSeconds": 1}})
     with PodWatch(story.cluster) as pods:
         pods.mark()
         story.chat.wait_settled()
@@ -122,8 +122,8 @@ def pool_lost(story: Story, chapter: Chapter) -> None:
     spec = story.cluster.get_json("gpupool", pool)["spec"]
     labels = ",".join(f"{key}={value}" for key, value in spec["nodeSelector"].items())
     before = view.mix()
-    story.telling.say(f"  An autoscaler may bring the pool {pool} up to 16 GPUs, and is given 4 s to do so.")
-    _patch(story, "gpupool", pool, {"limit": 16, "exhaustion": {"pendingDeadlineSeconds": 4}})
+    story.telling.say(f"  An autoscaler may bring the pool {pool} up to 16 GPUs, and is given 2 s to do so.")
+    _patch(story, "gpupool", pool, {"limit": 16, "exhaustion": {"pendingDeadlineSeconds": 2}})
     names = [node["metadata"]["name"] for node in story.cluster.get_json("nodes", "-l", labels)["items"]]
     story.telling.say(f"  The cloud takes {', '.join(names)} back, with the pods on them.")
     story.cluster.remove_nodes(*names)
