@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 from pathlib import Path
 
@@ -46,7 +47,7 @@ class ClusterNetwork:
     def create_bridge(self) -> None:
         """The bridge, with the machine's own address on it."""
         bridge, addresses = self.addresses.bridge, self.addresses
-        if not Path("/sys/class/net", bridge).exists():
+        if bridge not in _links():
             _ip("link", "add", bridge, "type", "bridge")
         _ip("address", "replace", f"{addresses.host}/{addresses.node_network.prefixlen}", "dev", bridge)
         _ip("link", "set", bridge, "up")
@@ -83,16 +84,16 @@ class ClusterNetwork:
         prefix = f"{self.addresses.bridge}-"
         for path in sorted(NAMESPACES.glob(f"{prefix}*")) if NAMESPACES.is_dir() else []:
             subprocess.run(["ip", "netns", "delete", path.name], capture_output=True, check=False)
-        for link in sorted(Path("/sys/class/net").glob(f"{self.addresses.bridge}p-*")):
-            subprocess.run(["ip", "link", "delete", link.name], capture_output=True, check=False)
-        if Path("/sys/class/net", self.addresses.bridge).exists():
+        for link in [link for link in _links() if link.startswith(f"{self.addresses.bridge}p-")]:
+            subprocess.run(["ip", "link", "delete", link], capture_output=True, check=False)
+        if self.addresses.bridge in _links():
             _ip("link", "delete", self.addresses.bridge)
 
     def leftovers(self) -> list[str]:
         """What of this cluster is still on the machine; empty after `remove`."""
         found = [f"namespace {path.name}" for path in NAMESPACES.glob(f"{self.addresses.bridge}-*")]
-        found += [f"link {path.name}" for path in Path("/sys/class/net").glob(f"{self.addresses.bridge}p-*")]
-        if Path("/sys/class/net", self.addresses.bridge).exists():
+        found += [f"link {link}" for link in _links() if link.startswith(f"{self.addresses.bridge}p-")]
+        if self.addresses.bridge in _links():
             found.append(f"bridge {self.addresses.bridge}")
         return found
 
@@ -103,7 +104,7 @@ class ClusterNetwork:
         namespace, port = self.namespace(name), self._port(name)
         if not (NAMESPACES / namespace).exists():
             _ip("netns", "add", namespace)
-        if not Path("/sys/class/net", port).exists():
+        if port not in _links():
             _ip("link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", namespace)
         _ip("link", "set", port, "master", self.addresses.bridge, "up")
         inside = self.inside(name)
@@ -111,6 +112,11 @@ class ClusterNetwork:
         _ip("address", "replace", f"{address}/{self.addresses.node_network.prefixlen}", "dev", "eth0", inside=inside)
         _ip("link", "set", "eth0", "up", inside=inside)
         _ip("route", "replace", "default", "via", self.addresses.host, inside=inside)
+
+
+def _links() -> list[str]:
+    """The links of this process's network namespace (what /sys shows may belong to another one)."""
+    return sorted(name for _, name in socket.if_nameindex())
 
 
 def _ip(*words: str, inside: list[str] | None = None) -> None:
