@@ -122,7 +122,7 @@ def _entry(prepared: Prepared, v: int, count: int, load: float) -> MixEntry:
 
 def _held_entry(service: Service, variant: Variant, count: int, pool: Pool | None, load: float) -> MixEntry:
     """A pool that is gone has no price."""
-    gpus = count * variant.tensor_parallel
+    gpus = count * variant.gpus
     return MixEntry(
         variant=variant,
         replicas=count,

@@ -40,12 +40,14 @@ class Capacity:
             `HeadsNotDivisible`; empty where there is a rate.
         detail: The reason as a sentence with figures; empty where there is a rate.
         source: `measured`, `measured, scaled` or `roofline`.
+        concurrency: Requests in the replica at that rate (Little's law), 0 where it is not known.
     """
 
     requests_per_second: float
     reason: str
     detail: str
     source: str
+    concurrency: float = 0.0
 
 
 def capacity(

@@ -112,9 +112,9 @@ def _accounting(service: Service, plan: ServicePlan, pools: Mapping[str, Pool]) 
     total = 0.0
     for entry in plan.mix:
         pool = pools.get(entry.variant.pool)
-        price = entry.variant.tensor_parallel * pool.price_usd_per_gpu_hour * entry.replicas if pool else 0.0
+        price = entry.variant.gpus * pool.price_usd_per_gpu_hour * entry.replicas if pool else 0.0
         total += price
-        if entry.replicas < 1 or entry.gpus != entry.replicas * entry.variant.tensor_parallel:
+        if entry.replicas < 1 or entry.gpus != entry.replicas * entry.variant.gpus:
             yield Violation(
                 "accounting", service.name, f"{entry.variant}: {entry.replicas} replicas, {entry.gpus} GPUs"
             )
@@ -132,7 +132,7 @@ def _accounting(service: Service, plan: ServicePlan, pools: Mapping[str, Pool]) 
 def _allowed(service: Service, plan: ServicePlan, pools: Mapping[str, Pool]) -> Iterator[Violation]:
     for entry in plan.mix:
         pool = pools.get(entry.variant.pool)
-        size = entry.variant.tensor_parallel
+        size = entry.variant.gpus
         if pool is None:
             yield Violation("allowed", service.name, f"there is no pool {entry.variant.pool}")
         elif service.pools is not None and pool.name not in service.pools:
@@ -248,8 +248,8 @@ def _gpus_by_size(mixes: Iterable[tuple[MixEntry, ...]]) -> dict[tuple[str, int]
     gpus: dict[tuple[str, int], int] = {}
     for mix in mixes:
         for entry in mix:
-            key = (entry.variant.pool, entry.variant.tensor_parallel)
-            gpus[key] = gpus.get(key, 0) + entry.replicas * entry.variant.tensor_parallel
+            key = (entry.variant.pool, entry.variant.gpus)
+            gpus[key] = gpus.get(key, 0) + entry.replicas * entry.variant.gpus
     return gpus
 
 

@@ -155,14 +155,14 @@ def _not_chosen(view: View) -> Iterator[Rejection]:
         if variant in in_mix:
             continue
         pool = view.pools[variant.pool]
-        available = view.stock[variant.pool].in_groups_of(variant.tensor_parallel)
-        if available < variant.tensor_parallel and pool.exhausted:
+        available = view.stock[variant.pool].in_groups_of(variant.gpus)
+        if available < variant.gpus and pool.exhausted:
             yield Rejection(variant, "PoolExhausted", pool.exhausted)
-        elif available < variant.tensor_parallel:
+        elif available < variant.gpus:
             yield Rejection(
                 variant,
                 "NoStock",
-                f"no {plural(variant.tensor_parallel, 'GPU')} of {variant.pool} can be had on one node",
+                f"no {plural(variant.gpus, 'GPU')} of {variant.pool} can be had on one node",
             )
         else:
             yield Rejection(variant, "CostsMore", _costs_more(view, v, in_mix))

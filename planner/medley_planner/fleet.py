@@ -15,15 +15,66 @@ from medley_planner.models import ModelArchitecture, ThroughputPoint
 from medley_planner.sizes import SizeHistogram
 
 
+class Role(enum.StrEnum):
+    """Which part of a request a replica computes."""
+
+    SHARED = "shared"
+    """The prompt and all output tokens."""
+    PREFILL = "prefill"
+    """The prompt and the first output token; a decode replica goes on from its cache."""
+    DECODE = "decode"
+    """The output tokens after the first."""
+
+
+@dataclass(frozen=True, order=True)
+class Parallelism:
+    """How a replica's GPUs share the work; a replica has tensor · pipeline · data of them, all on one node.
+
+    Args:
+        tensor: GPUs that share every matrix product.
+        pipeline: Stages of consecutive layers.
+        data: Ranks that attend to requests of their own; with experts, all of a stage's GPUs share them (expert
+            parallelism), without, the ranks are whole copies.
+    """
+
+    tensor: int = 1
+    pipeline: int = 1
+    data: int = 1
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of a replica."""
+        return self.tensor * self.pipeline * self.data
+
+    def __str__(self) -> str:
+        stages = f"/pp{self.pipeline}" if self.pipeline > 1 else ""
+        ranks = f"/dp{self.data}" if self.data > 1 else ""
+        return f"tp{self.tensor}{stages}{ranks}"
+
+
 @dataclass(frozen=True, order=True)
 class Variant:
-    """One way to run a replica: a pool's GPUs, so many of them, joined by tensor parallelism."""
+    """One way to run a replica: a pool's GPUs, how they share the work, and which part of it they do."""
 
     pool: str
     tensor_parallel: int
+    pipeline_parallel: int = 1
+    data_parallel: int = 1
+    role: Role = Role.SHARED
+
+    @property
+    def parallelism(self) -> Parallelism:
+        """How the replica's GPUs share the work."""
+        return Parallelism(self.tensor_parallel, self.pipeline_parallel, self.data_parallel)
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of a replica."""
+        return self.parallelism.gpus
 
     def __str__(self) -> str:
-        return f"{self.pool}/tp{self.tensor_parallel}"
+        part = "" if self.role is Role.SHARED else f"/{self.role}"
+        return f"{self.pool}/{self.parallelism}{part}"
 
 
 @dataclass(frozen=True)
@@ -61,7 +112,17 @@ class Stock:
 
 
 GROUP_SIZES = (1, 2, 4, 8, 16)
-"""The tensor parallel sizes that Medley plans with."""
+"""The numbers of GPUs of a replica that Medley plans with."""
+
+
+class CapacityType(enum.StrEnum):
+    """How a pool's GPUs are paid for, and whether they can be taken away."""
+
+    ON_DEMAND = "OnDemand"
+    SPOT = "Spot"
+    """Cheaper, and may be taken away at any moment."""
+    RESERVED = "Reserved"
+    """Paid for whether used or not: using them costs nothing more."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +138,8 @@ class Pool:
         load_time_s: From asking for a replica until it serves: provisioning of the node and loading of the model.
         exhausted: Why nothing more can be had here for now (pods stayed Pending); empty where that is not so.
             `stock` is then only what services hold Ready.
+        capacity_type: How the GPUs are paid for.
+        interruptions_per_hour: How often a spot replica is taken away, on average; 0 for others.
     """
 
     name: str
@@ -86,14 +149,41 @@ class Pool:
     gpus_per_node: int = 8
     load_time_s: float = 0.0
     exhausted: str = ""
+    capacity_type: CapacityType = CapacityType.ON_DEMAND
+    interruptions_per_hour: float = 0.0
 
 
 @dataclass(frozen=True)
 class Objectives:
-    """Latency objectives of a service, as means over requests; None where there is none."""
+    """Latency objectives of a service; None where there is none.
+
+    Args:
+        time_per_output_token_s: Time between output tokens after the first.
+        time_to_first_token_s: Time from arrival to the first output token.
+        time_per_output_token_percentile: Share of the requests that must keep it, in per cent, below 100; None is the
+            mean over requests.
+        time_to_first_token_percentile: The same for the first token.
+    """
 
     time_per_output_token_s: float | None = None
     time_to_first_token_s: float | None = None
+    time_per_output_token_percentile: float | None = None
+    time_to_first_token_percentile: float | None = None
+
+
+@dataclass(frozen=True)
+class Availability:
+    """How a service's replicas must be spread, so that a loss does not take it down.
+
+    Args:
+        spot_max_share: At most this share of the replicas are spot, in [0, 1].
+        pool_max_share: At most this share of the replicas are in one pool, in (0, 1].
+        survivable_share: After the loss of any one spot pool the rest still serves this share of the demand, in [0, 1].
+    """
+
+    spot_max_share: float = 1.0
+    pool_max_share: float = 1.0
+    survivable_share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -123,6 +213,15 @@ class Service:
         replicas: Bounds on all replicas of the service.
         replicas_by_pool: Bounds on the replicas in a pool.
         headroom: Share of every replica's capacity that is kept free, in [0, 1).
+        queueing_quantile: Also keep free what random arrivals need, so that with this probability no request waits for
+            a place in a batch, in [0, 1); 0 keeps nothing. The share shrinks as replicas grow.
+        interarrival_cv: Standard deviation of times between arrivals over their mean; 1 for Poisson arrivals.
+        priority: When stock is short, services of higher priority are served first.
+        availability: How replicas must be spread.
+        pipeline_parallel: Pipeline sizes that may be used.
+        data_parallel: Data parallel sizes that may be used.
+        disaggregated: Prefill and decode may run on replicas of their own.
+        corrections: Live correction factors on capacity, by (GPU type's name, parallelism); 1 where there is none.
         running: Replicas that run (or were asked for) now, by variant.
         pinned: Keep `running` as it is; only account for what it holds.
     """
@@ -141,6 +240,14 @@ class Service:
     replicas: ReplicaBounds = ReplicaBounds(minimum=1)
     replicas_by_pool: Mapping[str, ReplicaBounds] = field(default_factory=dict)
     headroom: float = 0.0
+    queueing_quantile: float = 0.0
+    interarrival_cv: float = 1.0
+    priority: int = 0
+    availability: Availability = Availability()
+    pipeline_parallel: tuple[int, ...] = (1,)
+    data_parallel: tuple[int, ...] = (1,)
+    disaggregated: bool = False
+    corrections: Mapping[tuple[str, Parallelism], float] = field(default_factory=dict)
     running: Mapping[Variant, int] = field(default_factory=dict)
     pinned: bool = False
 
@@ -177,7 +284,14 @@ class PlanOptions:
 
 @dataclass(frozen=True)
 class FleetState:
-    """Everything that a plan depends on."""
+    """Everything that a plan depends on.
+
+    Args:
+        services: The services, in any order.
+        pools: The pools, in any order.
+        max_cost_usd_per_hour: Price cap for all services together; None is no cap.
+    """
 
     services: tuple[Service, ...]
     pools: tuple[Pool, ...]
+    max_cost_usd_per_hour: float | None = None

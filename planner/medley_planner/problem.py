@@ -206,8 +206,8 @@ def held_stock(held: Iterable[Mapping[Variant, int]], pools: Iterable[str]) -> d
     for mix in held:
         for variant, count in mix.items():
             if variant.pool in known:
-                key = (variant.pool, variant.tensor_parallel)
-                gpus[key] = gpus.get(key, 0) + variant.tensor_parallel * count
+                key = (variant.pool, variant.gpus)
+                gpus[key] = gpus.get(key, 0) + variant.gpus * count
     return gpus
 
 

@@ -20,7 +20,7 @@ def counts_text(counts: Iterable[tuple[Variant, int]]) -> str:
 
 def variant_text(variant: Variant) -> str:
     """`l4`, or `a100/tp2` where a replica takes several GPUs."""
-    return variant.pool if variant.tensor_parallel == 1 else str(variant)
+    return variant.pool if variant == Variant(variant.pool, 1) else str(variant)
 
 
 def money(usd_per_hour: float) -> str:
