@@ -10,22 +10,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from medley_operator.act.objects import ServiceObjects
+from medley_operator.act.reporter import Reporter, subject_of
 from medley_operator.act.surroundings import ServiceSurroundings
 from medley_operator.cache import ClusterCache
 from medley_operator.drain import Drains
 from medley_operator.engines import Endpoint
-from medley_operator.kinds import LLM_SERVICES
 from medley_operator.kube import ConflictError, KubeClient, NotFoundError, RefusedError, TemporaryError
 from medley_operator.log import logger
 from medley_operator.metrics import Metrics
 from medley_operator.observe.objects import DeploymentView, Key, PodView, ServiceView
 from medley_operator.observe.replicas import deployed, replicas_of
 from medley_operator.probe import Probes
-from medley_operator.report.events import Events, Subject
-from medley_operator.report.service_status import Facts, service_status
+from medley_operator.report.events import Events
+from medley_operator.report.service_status import Facts
 from medley_operator.report.words import mix_words
 from medley_operator.transition import (
     Action,
@@ -34,7 +34,6 @@ from medley_operator.transition import (
     Ensure,
     Lower,
     Open,
-    Phase,
     Probe,
     Shed,
     Situation,
@@ -91,7 +90,7 @@ class ServiceActor:
         self._probes = probes
         self._drains = drains
         self._events = events
-        self._metrics = metrics
+        self._reporter = Reporter(client, cache, events, metrics)
         self._surroundings = surroundings
         self._verdict_of = verdict_of
         self._may_act = may_act
@@ -140,7 +139,7 @@ class ServiceActor:
             raise
         except RefusedError as error:
             trouble = str(error)
-            self._events.warning(_subject(view), "ActionRefused", trouble)
+            self._events.warning(subject_of(view), "ActionRefused", trouble)
         self._trouble[view.key] = trouble
         current = self._cache.services.get(view.key)
         if current is None or current.uid != view.uid:
@@ -188,7 +187,7 @@ class ServiceActor:
         await self._report(scene)
         before, after = mix_words(transition.from_), mix_words(transition.to)
         self._events.normal(
-            _subject(scene.view),
+            subject_of(scene.view),
             "TransitionStarted",
             f"moves {before} → {after} ({transition.reason}): {transition.message}",
         )
@@ -229,19 +228,19 @@ class ServiceActor:
                 message = (
                     f"{pod.name} answered a real request {now_s - pod.created_s:.0f} s after its creation and serves"
                 )
-                self._events.normal(_subject(view), "ReplicaServing", message)
+                self._events.normal(subject_of(view), "ReplicaServing", message)
             case Drain(replica):
                 pod = _pod(scene.pods, replica.uid)
                 transition = scene.aim.transition.id if scene.aim.transition else "surplus"
                 await self._objects.drain(pod, transition, now_s=now_s)
                 self._events.normal(
-                    _subject(view), "Draining", f"{pod.name} takes no more requests and finishes its last"
+                    subject_of(view), "Draining", f"{pod.name} takes no more requests and finishes its last"
                 )
             case Undrain(replica):
                 pod = _pod(scene.pods, replica.uid)
                 await self._objects.undrain(pod, now_s=now_s)
                 self._events.normal(
-                    _subject(view), "DrainCancelled", f"{pod.name} is wanted after all and serves again"
+                    subject_of(view), "DrainCancelled", f"{pod.name} is wanted after all and serves again"
                 )
             case Watch(replica):
                 self._watch(view, _pod(scene.pods, replica.uid))
@@ -275,7 +274,7 @@ class ServiceActor:
         endpoint = _endpoint(view, pod)
         if endpoint is None:
             return
-        subject = _subject(view)
+        subject = subject_of(view)
         self._probes.ask(
             pod.uid,
             endpoint,
@@ -289,72 +288,35 @@ class ServiceActor:
             self._drains.watch(pod.uid, endpoint, pod.gate_changed_s, on_idle=lambda: self._wake(view.key))
 
     def _tell_drained(self, view: ServiceView, pod: PodView, *, timed_out: bool, now_s: float) -> None:
-        took_s = now_s - pod.gate_changed_s
+        took_s, subject = now_s - pod.gate_changed_s, subject_of(view)
         if timed_out:
             left = self._drains.in_flight(pod.uid)
             known = f"{left} requests in flight" if left is not None else "an unknown number of requests in flight"
-            self._events.warning(_subject(view), "DrainTimedOut", f"{pod.name} goes with {known} after {took_s:.0f} s")
+            self._events.warning(
+                subject_of(view), "DrainTimedOut", f"{pod.name} goes with {known} after {took_s:.0f} s"
+            )
         else:
-            self._events.normal(_subject(view), "Drained", f"{pod.name} has 0 requests in flight after {took_s:.0f} s")
+            self._events.normal(
+                subject_of(view), "Drained", f"{pod.name} has 0 requests in flight after {took_s:.0f} s"
+            )
 
     async def _report(self, scene: _Scene) -> None:
-        """Write the status, where it differs from the one that is there."""
-        view = scene.view
-        if scene.verdict is None and view.status.observed_generation is None:
+        if scene.verdict is None and scene.view.status.observed_generation is None:
             return  # there is nothing to say before the first planning round
-        facts = Facts(
-            view=view,
-            verdict=scene.verdict,
-            aim=scene.aim,
-            phase=scene.step.phase,
-            replicas=scene.situation.replicas,
-            pods=scene.pods,
-            endpoint=endpoint_url(view.llm) if view.llm is not None else "",
-            trouble=self._trouble.get(view.key, ""),
-            now_s=time.time(),
+        llm = scene.view.llm
+        await self._reporter.report(
+            Facts(
+                view=scene.view,
+                verdict=scene.verdict,
+                aim=scene.aim,
+                phase=scene.step.phase,
+                replicas=scene.situation.replicas,
+                pods=scene.pods,
+                endpoint=endpoint_url(llm) if llm is not None else "",
+                trouble=self._trouble.get(scene.view.key, ""),
+                now_s=time.time(),
+            )
         )
-        status = service_status(facts)
-        self._measure(facts)
-        if status == view.status:
-            return
-        manifest = {
-            "metadata": {"name": view.name, "namespace": view.namespace, "uid": view.uid},
-            "status": status.model_dump(mode="json", by_alias=True, exclude_none=True),
-        }
-        raw = await self._client.apply(LLM_SERVICES, manifest, subresource="status")
-        self._cache.services.put_raw(raw)
-        self._tell_changes(facts, replace(view, status=status))
-
-    def _measure(self, facts: Facts) -> None:
-        labels = (facts.view.namespace, facts.view.name)
-        if facts.verdict is not None and facts.verdict.plan is not None:
-            self._metrics.service_cost.labels(*labels).set(facts.verdict.plan.cost_per_hour)
-        for state in type(facts.replicas[0].state) if facts.replicas else ():
-            self._metrics.service_replicas.labels(*labels, state.name.lower()).set(facts.count(state))
-
-    def _tell_changes(self, facts: Facts, after: ServiceView) -> None:
-        """Events about what is new in a status that was just written."""
-        before, subject = facts.view.status, _subject(facts.view)
-        done, verdict = after.status.last_transition, facts.verdict
-        if done is not None and (before.last_transition is None or before.last_transition.id != done.id):
-            self._metrics.transitions_total.labels(done.reason, done.outcome).inc()
-            if done.outcome == "Completed":
-                self._events.normal(
-                    subject, "TransitionCompleted", f"replicas are as planned: {mix_words(facts.aim.target)}"
-                )
-        if verdict is None:
-            return
-        old_mix = before.plan.mix if before.plan is not None else None
-        if after.status.plan is not None and after.status.plan.mix != old_mix and verdict.feasible:
-            plan = after.status.plan
-            self._events.normal(subject, "Planned", f"{plan.mix} at {plan.cost_per_hour:g} $/h: {plan.reason}")
-        planned = next((c for c in after.status.conditions if c.type == "Planned"), None)
-        if planned is not None and planned.status == "False":
-            self._events.warning(subject, planned.reason, planned.message)
-
-
-def _subject(view: ServiceView) -> Subject:
-    return Subject(LLM_SERVICES, view.namespace, view.name, view.uid)
 
 
 def _named(deployments: tuple[DeploymentView, ...], name: str) -> DeploymentView:
@@ -371,6 +333,3 @@ def _endpoint(view: ServiceView, pod: PodView) -> Endpoint | None:
         return None
     engine = view.llm.spec.engine
     return Endpoint(pod.address, pod.port or engine.port, engine.type, view.llm.spec.model.name)
-
-
-__all__ = ["Phase", "ServiceActor"]

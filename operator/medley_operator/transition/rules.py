@@ -38,189 +38,27 @@ opened.
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Mapping
 from dataclasses import dataclass
+
+from medley_operator.transition.actions import (
+    SHED_COST,
+    Action,
+    Delete,
+    Drain,
+    Ensure,
+    Lower,
+    Open,
+    Phase,
+    Probe,
+    Shed,
+    Step,
+    Undrain,
+    Watch,
+)
+from medley_operator.transition.situation import Replica, ReplicaState, Situation
 
 MAKE_ROOM_AFTER_S = 30.0
 """How long replicas find no room before surplus replicas of the same service in the same pool make room."""
-
-SHED_COST = -1000
-"""The deletion cost of a replica that shall go with the next lowering."""
-
-DRAIN_COST = 1000
-"""The deletion cost of a replica that is still draining: among replicas that are not Ready, it goes last."""
-
-
-class ReplicaState(enum.IntEnum):
-    """Where a replica is in its life; the order is that in which surplus replicas go."""
-
-    PENDING = 0
-    LOADING = 1
-    LOADED = 2
-    DRAINING = 3
-    SERVING = 4
-    LEAVING = 5
-
-
-@dataclass(frozen=True)
-class Replica:
-    """One pod of a service.
-
-    Args:
-        name: The pod's name.
-        uid: Tells it from a later pod of the same name.
-        deployment: The Deployment that it belongs to.
-        state: Where it is in its life.
-        created_s: When it was made.
-        gate_open: Whether its gate lets requests in, which for a moment may disagree with `state`.
-        draining_since_s: While DRAINING: when its gate was closed.
-        deletion_cost: As marked on the pod.
-        no_room_since_s: Since when the scheduler has found no node for it; None where that is not so.
-        leaving_node: Its node is being emptied, so that it had better go before others.
-    """
-
-    name: str
-    uid: str
-    deployment: str
-    state: ReplicaState
-    created_s: float = 0.0
-    gate_open: bool = False
-    draining_since_s: float = 0.0
-    deletion_cost: int = 0
-    no_room_since_s: float | None = None
-    leaving_node: bool = False
-
-
-@dataclass(frozen=True)
-class Deployed:
-    """One Deployment of a service as it is."""
-
-    name: str
-    pool: str
-    replicas: int
-
-
-@dataclass(frozen=True)
-class Situation:
-    """All that a step depends on.
-
-    Args:
-        target: Replicas by Deployment name; those without replicas left out.
-        pools: The pool of every Deployment in `target`.
-        deployments: What is there.
-        replicas: The pods that are there, those that ended left out.
-        probed: Uids of pods that answered a real request.
-        idle: Uids of draining pods that were seen to have no request in flight.
-        floor: Replicas in the smaller one of the mixes before and after: so many are to serve all the time.
-        drain_timeout_s: So long a draining pod may take.
-        now_s: The time, on the clock of the other times.
-    """
-
-    target: Mapping[str, int]
-    pools: Mapping[str, str]
-    deployments: tuple[Deployed, ...]
-    replicas: tuple[Replica, ...]
-    probed: frozenset[str] = frozenset()
-    idle: frozenset[str] = frozenset()
-    floor: int = 0
-    drain_timeout_s: float = 300.0
-    now_s: float = 0.0
-
-
-@dataclass(frozen=True)
-class Ensure:
-    """Create the Deployment, or raise it, to so many replicas."""
-
-    deployment: str
-    replicas: int
-
-
-@dataclass(frozen=True)
-class Probe:
-    """Find out whether the pod answers a real request."""
-
-    replica: Replica
-
-
-@dataclass(frozen=True)
-class Open:
-    """Let requests in."""
-
-    replica: Replica
-
-
-@dataclass(frozen=True)
-class Drain:
-    """Mark the pod as draining and let no more requests in."""
-
-    replica: Replica
-
-
-@dataclass(frozen=True)
-class Undrain:
-    """Let requests in again and take the mark away."""
-
-    replica: Replica
-
-
-@dataclass(frozen=True)
-class Watch:
-    """Find out whether the draining pod still has requests in flight."""
-
-    replica: Replica
-
-
-@dataclass(frozen=True)
-class Shed:
-    """Mark the pod as the next to go when its Deployment is lowered."""
-
-    replica: Replica
-    timed_out: bool = False
-
-
-@dataclass(frozen=True)
-class Lower:
-    """Lower the Deployment to so many replicas; those to go are marked."""
-
-    deployment: str
-    replicas: int
-
-
-@dataclass(frozen=True)
-class Delete:
-    """Delete the Deployment, which has no replicas."""
-
-    deployment: str
-
-
-Action = Ensure | Probe | Open | Drain | Undrain | Watch | Shed | Lower | Delete
-
-
-class Phase(enum.Enum):
-    """How far the change is; the values are those of `status.transition.phase`."""
-
-    ADDING = "Adding"
-    DRAINING = "Draining"
-    REMOVING = "Removing"
-    DONE = "Done"
-
-
-@dataclass(frozen=True)
-class Step:
-    """What to do now, in this order, and how far the change is before that.
-
-    `wake_at_s` is when to look again at the latest, though nothing else happens.
-    """
-
-    actions: tuple[Action, ...]
-    phase: Phase
-    wake_at_s: float | None = None
-
-    @property
-    def removes(self) -> bool:
-        """Whether an action takes serving capacity away: then it must rest on a fresh look at the cluster."""
-        return any(isinstance(action, Drain | Lower | Delete) for action in self.actions)
 
 
 @dataclass(frozen=True)
