@@ -292,13 +292,9 @@ class ServiceActor:
         if timed_out:
             left = self._drains.in_flight(pod.uid)
             known = f"{left} requests in flight" if left is not None else "an unknown number of requests in flight"
-            self._events.warning(
-                subject_of(view), "DrainTimedOut", f"{pod.name} goes with {known} after {took_s:.0f} s"
-            )
+            self._events.warning(subject, "DrainTimedOut", f"{pod.name} goes with {known} after {took_s:.0f} s")
         else:
-            self._events.normal(
-                subject_of(view), "Drained", f"{pod.name} has 0 requests in flight after {took_s:.0f} s"
-            )
+            self._events.normal(subject, "Drained", f"{pod.name} has 0 requests in flight after {took_s:.0f} s")
 
     async def _report(self, scene: _Scene) -> None:
         if scene.verdict is None and scene.view.status.observed_generation is None:
