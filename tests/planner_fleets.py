@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from medley_planner.capacity import MEMORY_TOO_SMALL, Capacity
-from medley_planner.fleet import FleetState, Objectives, Pool, ReplicaBounds, Service, Stock, Variant
+from medley_planner.fleet import FleetState, Objectives, Parallelism, Pool, ReplicaBounds, Service, Stock, Variant
 from medley_planner.gpus import GPUType
 from medley_planner.models import ModelArchitecture
 from medley_planner.sizes import SizeHistogram
@@ -38,10 +38,16 @@ class Rates:
     table: Mapping[tuple[str, int], Mapping[Size, float]] = field(hash=False)
 
     def __call__(
-        self, *, gpu: GPUType, tensor_parallel: int, sizes: Sequence[Size], **_: object
+        self,
+        *,
+        gpu: GPUType,
+        parallelism: Parallelism,
+        sizes: Sequence[Size],
+        correction: float = 1.0,
+        **_: object,
     ) -> tuple[Capacity, ...]:
-        rates = self.table.get((gpu.name, tensor_parallel), {})
-        return tuple(self._capacity(rates.get(size, 0.0), gpu, size) for size in sizes)
+        rates = self.table.get((gpu.name, parallelism.tensor), {})
+        return tuple(self._capacity(rates.get(size, 0.0), gpu, size).corrected(correction) for size in sizes)
 
     @staticmethod
     def _capacity(rate_rps: float, gpu: GPUType, size: Size) -> Capacity:

@@ -7,9 +7,9 @@ Before either, what does not fit into memory, or is longer than the configured c
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from medley_planner.fleet import Objectives
+from medley_planner.fleet import Objectives, Parallelism, Role
 from medley_planner.gpus import GPUType
 from medley_planner.measured import Size, load_curves, measured_rates
 from medley_planner.memory import too_small
@@ -49,6 +49,13 @@ class Capacity:
     source: str
     concurrency: float = 0.0
 
+    def corrected(self, factor: float) -> Capacity:
+        """This capacity times a live correction factor; a load that much larger keeps so many more requests in it."""
+        if factor == 1.0:
+            return self
+        rate, inside = self.requests_per_second * factor, self.concurrency * factor
+        return replace(self, requests_per_second=rate, concurrency=inside)
+
 
 def capacity(
     *,
@@ -56,11 +63,13 @@ def capacity(
     measurements: Sequence[ThroughputPoint],
     engine: str,
     gpu: GPUType,
-    tensor_parallel: int,
+    parallelism: Parallelism,
+    role: Role = Role.SHARED,
     input_tokens: int,
     output_tokens: int,
     objectives: Objectives,
     max_context_tokens: int | None,
+    correction: float = 1.0,
 ) -> Capacity:
     """The capacity of one replica for requests of one size; `capacities` is far cheaper for many sizes."""
     return capacities(
@@ -68,10 +77,12 @@ def capacity(
         measurements=measurements,
         engine=engine,
         gpu=gpu,
-        tensor_parallel=tensor_parallel,
+        parallelism=parallelism,
+        role=role,
         sizes=((input_tokens, output_tokens),),
         objectives=objectives,
         max_context_tokens=max_context_tokens,
+        correction=correction,
     )[0]
 
 
@@ -81,10 +92,12 @@ def capacities(
     measurements: Sequence[ThroughputPoint],
     engine: str,
     gpu: GPUType,
-    tensor_parallel: int,
+    parallelism: Parallelism,
+    role: Role = Role.SHARED,
     sizes: Sequence[Size],
     objectives: Objectives,
     max_context_tokens: int | None,
+    correction: float = 1.0,
 ) -> tuple[Capacity, ...]:
     """The capacity of one replica for requests of each (input tokens, output tokens), in the order given.
 
@@ -93,11 +106,14 @@ def capacities(
         measurements: Measured points of that model; those of other GPUs, parallelism and engines are passed over.
         engine: The engine that serves.
         gpu: Type of the replica's GPUs.
-        tensor_parallel: How many of them.
+        parallelism: How the replica's GPUs share the work.
+        role: Which part of a request the replica computes.
         sizes: Requests that reach the replica, one size at a time.
         objectives: Mean latencies to keep.
         max_context_tokens: What the engine is configured for; None is what the model was made for, which is the most.
+        correction: Multiplies every rate.
     """
+    tensor_parallel = parallelism.tensor
     curves = load_curves(measurements, engine=engine, gpu=gpu, tensor_parallel=tensor_parallel)
     source = MEASURED if curves else ROOFLINE
     context_tokens = min(model.max_context_tokens, max_context_tokens or model.max_context_tokens)
@@ -119,7 +135,7 @@ def capacities(
             found[size] = Capacity(rate.requests_per_second, reason, rate.detail, scaled)
     elif within:
         found.update(zip(within, _by_roofline(model, gpu, tensor_parallel, within, objectives), strict=True))
-    return tuple(found.get(size) or _too_long(size, context_tokens, source) for size in sizes)
+    return tuple((found.get(size) or _too_long(size, context_tokens, source)).corrected(correction) for size in sizes)
 
 
 def _by_roofline(

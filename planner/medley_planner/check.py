@@ -137,7 +137,7 @@ def _allowed(service: Service, plan: ServicePlan, pools: Mapping[str, Pool]) -> 
             yield Violation("allowed", service.name, f"there is no pool {entry.variant.pool}")
         elif service.pools is not None and pool.name not in service.pools:
             yield Violation("allowed", service.name, f"{pool.name} is not among its pools")
-        elif size > pool.gpus_per_node or (service.tensor_parallel and size not in service.tensor_parallel):
+        elif size > pool.gpus_per_node or not service.may_run(entry.variant):
             yield Violation("allowed", service.name, f"{entry.variant} is not among its variants")
 
 
@@ -188,10 +188,12 @@ def _capacity(
         measurements=service.measurements,
         engine=service.engine,
         gpu=pools[share.variant.pool].gpu,
-        tensor_parallel=share.variant.tensor_parallel,
+        parallelism=share.variant.parallelism,
+        role=share.variant.role,
         sizes=((share.input_tokens, share.output_tokens),),
         objectives=service.objectives,
         max_context_tokens=service.max_context_tokens,
+        correction=service.correction(pools[share.variant.pool].gpu, share.variant.parallelism),
     )[0]
 
 

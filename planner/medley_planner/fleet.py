@@ -251,6 +251,19 @@ class Service:
     running: Mapping[Variant, int] = field(default_factory=dict)
     pinned: bool = False
 
+    def correction(self, gpu: GPUType, parallelism: Parallelism) -> float:
+        """The factor on the capacity of such a replica that was learnt live; 1 where nothing was."""
+        return self.corrections.get((gpu.name, parallelism), 1.0)
+
+    def may_run(self, variant: Variant) -> bool:
+        """Whether the service's own choices of parallelism and role, its pools left aside, allow this variant."""
+        return (
+            (not self.tensor_parallel or variant.tensor_parallel in self.tensor_parallel)
+            and variant.pipeline_parallel in self.pipeline_parallel
+            and variant.data_parallel in self.data_parallel
+            and (variant.role is Role.SHARED or self.disaggregated)
+        )
+
 
 class Formulation(enum.Enum):
     """Which integer programme decides."""

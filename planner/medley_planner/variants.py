@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from medley_planner.capacity import Capacity
-from medley_planner.fleet import GROUP_SIZES, Objectives, Pool, Service, Variant
+from medley_planner.fleet import GROUP_SIZES, Objectives, Parallelism, Pool, Role, Service, Variant
 from medley_planner.gpus import GPUType
 from medley_planner.memo import Hashed, Memo
 from medley_planner.models import ModelArchitecture, ThroughputPoint
@@ -32,12 +32,27 @@ class CapacityFunction(Protocol):
         measurements: tuple[ThroughputPoint, ...],
         engine: str,
         gpu: GPUType,
-        tensor_parallel: int,
+        parallelism: Parallelism,
+        role: Role,
         sizes: Sequence[tuple[int, int]],
         objectives: Objectives,
         max_context_tokens: int | None,
+        correction: float,
     ) -> tuple[Capacity, ...]:
-        """The capacity of one replica for requests of each (input tokens, output tokens), in the order given."""
+        """The capacity of one replica for requests of each (input tokens, output tokens), in the order given.
+
+        Args:
+            model: The model that is served.
+            measurements: Measured points of that model.
+            engine: The engine that serves.
+            gpu: Type of the replica's GPUs.
+            parallelism: How the replica's GPUs share the work.
+            role: Which part of a request the replica computes.
+            sizes: Requests that reach the replica, one size at a time.
+            objectives: Latencies to keep.
+            max_context_tokens: What the engine is configured for; None is what the model was made for.
+            correction: Multiplies every rate: what was observed live over what is estimated.
+        """
         ...
 
 
@@ -124,31 +139,37 @@ def candidates(service: Service, pools: Sequence[Pool], capacity_of: CapacityFun
                 held = f"a node of {pool.name} holds {pool.gpus_per_node} GPUs, a replica of {size} does not span nodes"
                 rejected.append(Rejection(variant, NOT_ALLOWED, held))
                 continue
-            compute = functools.partial(_capacities, service, pool.gpu, size, capacity_of)
-            capacities = memo.recall(("capacities", demand, pool.gpu, size), compute)
+            compute = functools.partial(_capacities, service, pool.gpu, variant, capacity_of)
+            key = ("capacities", demand, pool.gpu, variant.parallelism, variant.role)
+            factor = service.correction(pool.gpu, variant.parallelism)
+            capacities = tuple(capacity.corrected(factor) for capacity in memo.recall(key, compute))
             if any(capacity.requests_per_second > 0 for capacity in capacities):
                 price = pool.price_usd_per_gpu_hour * size
                 usable.append(Candidate(variant, size, price, pool.load_time_s, capacities))
             else:
                 rejected.append(_rejection(variant, service.sizes.buckets, capacities))
-    key = _by_variant
-    return Candidates(service.sizes.buckets, tuple(sorted(usable, key=key)), tuple(sorted(rejected, key=key)))
+    in_order = tuple(sorted(usable, key=_by_variant)), tuple(sorted(rejected, key=_by_variant))
+    return Candidates(service.sizes.buckets, *in_order)
 
 
 def _by_variant(item: Candidate | Rejection) -> Variant:
     return item.variant
 
 
-def _capacities(service: Service, gpu: GPUType, size: int, capacity_of: CapacityFunction) -> tuple[Capacity, ...]:
+def _capacities(
+    service: Service, gpu: GPUType, variant: Variant, capacity_of: CapacityFunction
+) -> tuple[Capacity, ...]:
     return capacity_of(
         model=service.model,
         measurements=service.measurements,
         engine=service.engine,
         gpu=gpu,
-        tensor_parallel=size,
+        parallelism=variant.parallelism,
+        role=variant.role,
         sizes=tuple((bucket.input_tokens, bucket.output_tokens) for bucket in service.sizes.buckets),
         objectives=service.objectives,
         max_context_tokens=service.max_context_tokens,
+        correction=1.0,
     )
 
 
@@ -187,13 +208,15 @@ class Remembered:
         self._capacity_of = capacity_of
         self._known: dict[tuple[object, ...], Capacity] = {}
         for service, found in self._services:
-            served = (id(service.model), id(service.measurements), service.engine)
             within = (id(service.objectives), service.max_context_tokens)
+            served = (id(service.model), id(service.measurements), service.engine, *within)
             for candidate in found.usable:
-                replica = (id(gpus[candidate.variant.pool]), candidate.gpus)
+                gpu, parallelism = gpus[candidate.variant.pool], candidate.variant.parallelism
+                factor = service.correction(gpu, parallelism)
+                replica = (id(gpu), parallelism, candidate.variant.role, factor)
                 for bucket, capacity in zip(found.buckets, candidate.capacities, strict=True):
                     size = (bucket.input_tokens, bucket.output_tokens)
-                    self._known[(*served, *replica, *within, size)] = capacity
+                    self._known[(*served, *replica, size)] = capacity
 
     def __call__(
         self,
@@ -202,14 +225,17 @@ class Remembered:
         measurements: tuple[ThroughputPoint, ...],
         engine: str,
         gpu: GPUType,
-        tensor_parallel: int,
+        parallelism: Parallelism,
+        role: Role,
         sizes: Sequence[tuple[int, int]],
         objectives: Objectives,
         max_context_tokens: int | None,
+        correction: float,
     ) -> tuple[Capacity, ...]:
         """The capacity of one replica for requests of each size, in the order given."""
-        asked = (id(model), id(measurements), engine, id(gpu), tensor_parallel, id(objectives), max_context_tokens)
-        keys = [(*asked, size) for size in sizes]
+        served = (id(model), id(measurements), engine, id(objectives), max_context_tokens)
+        replica = (id(gpu), parallelism, role, correction)
+        keys = [(*served, *replica, size) for size in sizes]
         if all(key in self._known for key in keys):
             return tuple(self._known[key] for key in keys)
         return self._capacity_of(
@@ -217,8 +243,10 @@ class Remembered:
             measurements=measurements,
             engine=engine,
             gpu=gpu,
-            tensor_parallel=tensor_parallel,
+            parallelism=parallelism,
+            role=role,
             sizes=sizes,
             objectives=objectives,
             max_context_tokens=max_context_tokens,
+            correction=correction,
         )

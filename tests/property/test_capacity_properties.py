@@ -7,7 +7,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from medley_planner.capacity import Capacity, capacity
-from medley_planner.fleet import Objectives
+from medley_planner.fleet import Objectives, Parallelism
 from medley_planner.gpus import GPUType
 from medley_planner.models import ModelArchitecture, ThroughputPoint
 
@@ -96,7 +96,7 @@ def find(model, gpu, parallel, size, goal, points=()) -> Capacity:
         measurements=points,
         engine="vllm",
         gpu=gpu,
-        tensor_parallel=parallel,
+        parallelism=Parallelism(parallel),
         input_tokens=size[0],
         output_tokens=size[1],
         objectives=goal,

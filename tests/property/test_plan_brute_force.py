@@ -58,7 +58,7 @@ class Enumerated:
         room = 1 - self.service.headroom
         found = []
         for variant in self.variants:
-            rps = rates(gpu=self.pools[variant.pool].gpu, tensor_parallel=variant.tensor_parallel, sizes=[size])[0]
+            rps = rates(gpu=self.pools[variant.pool].gpu, parallelism=variant.parallelism, sizes=[size])[0]
             rps = rps.requests_per_second * room
             found.append(self.service.rate_rps * bucket.weight / rps if rps > 0 else math.inf)
         return found

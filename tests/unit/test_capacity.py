@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from medley_planner.capacity import Capacity, capacities, capacity
-from medley_planner.fleet import Objectives
+from medley_planner.fleet import Objectives, Parallelism
 from medley_planner.gpus import GPUType, catalogue, gpu_type
 from medley_planner.known_models import known_models
 from medley_planner.memory import ReplicaMemory
@@ -22,7 +22,7 @@ def find(model=LLAMA_3_1_8B, gpu="A100-80GB", parallel=1, size=(1000, 200), cont
     return capacity(
         model=model,
         gpu=gpu_type(gpu) if isinstance(gpu, str) else gpu,
-        tensor_parallel=parallel,
+        parallelism=Parallelism(parallel),
         input_tokens=size[0],
         output_tokens=size[1],
         max_context_tokens=context,
@@ -157,7 +157,7 @@ def test_many_sizes_at_once_are_as_one_by_one():
             measurements=measurements,
             engine="vllm",
             gpu=gpu_type("A100-80GB"),
-            tensor_parallel=1,
+            parallelism=Parallelism(1),
             sizes=sizes,
             objectives=Objectives(0.1, 2.0),
             max_context_tokens=8192,
@@ -172,7 +172,7 @@ def test_no_sizes_give_no_capacities():
             measurements=(),
             engine="vllm",
             gpu=gpu_type("L4"),
-            tensor_parallel=1,
+            parallelism=Parallelism(1),
             sizes=(),
             objectives=Objectives(),
             max_context_tokens=8192,
@@ -204,7 +204,7 @@ def test_a_hundred_sizes_on_24_variants_take_less_than_half_a_second():
                     measurements=(),
                     engine="vllm",
                     gpu=gpu_type(gpu),
-                    tensor_parallel=parallel,
+                    parallelism=Parallelism(parallel),
                     sizes=sizes,
                     objectives=Objectives(0.06, 5.0),
                     max_context_tokens=32768,
