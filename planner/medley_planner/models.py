@@ -8,10 +8,19 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-DATA_TYPE_BYTES = {"bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0, "int4": 0.53}
+DATA_TYPE_BYTES = {
+    "bf16": 2.0,
+    "fp16": 2.0,
+    "fp8": 1.0,
+    "int8": 1.0,
+    "int4": 0.53,
+    "mxfp4": 0.53125,
+    "nvfp4": 0.5625,
+}
 """Bytes per element of a stored type.
 
-int4 counts one 16-bit scale and one 4-bit zero point for every group of 128 weights (AWQ, GPTQ).
+int4 counts one 16-bit scale and one 4-bit zero point for every group of 128 weights (AWQ, GPTQ);
+mxfp4 one 8-bit scale for every 32 weights, nvfp4 one for every 16.
 """
 
 
@@ -40,12 +49,24 @@ class ModelArchitecture:
         hidden_size: Width of the residual stream.
         attention_heads: Query heads.
         key_value_heads: Heads that are cached; equal to `attention_heads` without grouped-query attention.
-        head_size: Width of a head.
+        head_size: Width of a head; with latent attention, the mean width of a head's query and its value.
         experts: Routed experts of a layer; 0 for a dense model.
         active_experts: Routed experts that one token passes through; 0 for a dense model.
         weight_bytes_per_parameter: Bytes of a stored weight.
         key_value_bytes_per_element: Bytes of a cached key or value.
         max_context_tokens: Longest input and output together that the model was made for.
+        expert_bytes_per_parameter: Bytes of a stored weight of the routed experts, where they are stored in another
+            type than the rest; None is `weight_bytes_per_parameter`.
+        computes_in_bits: Width of the inputs of matrix products where the GPU can do that, 8 or 16; None follows from
+            `weight_bytes_per_parameter`.
+        lookup_parameters: Parameters that are looked up and never multiplied by: an input embedding that is not also
+            the output's.
+        latent_size: Width of what a layer caches for a token with latent attention (MLA): the compressed keys and
+            values, and the rotary part of the key, all heads sharing it; 0 without. `key_value_heads` is then 1.
+        window_layers: Layers that attend to the last `window_tokens` tokens only and cache no more of them.
+        window_tokens: That window; 0 without such layers.
+        constant_layers: Layers that cache nothing per token (linear attention, state spaces).
+        state_bytes_per_request: What those cache for a request, whatever its length.
 
     Raises:
         ModelError: A figure is impossible or does not agree with another one.
@@ -63,6 +84,14 @@ class ModelArchitecture:
     active_experts: int = 0
     weight_bytes_per_parameter: float = 2.0
     key_value_bytes_per_element: float = 2.0
+    expert_bytes_per_parameter: float | None = None
+    computes_in_bits: int | None = None
+    lookup_parameters: int = 0
+    latent_size: int = 0
+    window_layers: int = 0
+    window_tokens: int = 0
+    constant_layers: int = 0
+    state_bytes_per_request: float = 0.0
 
     def __post_init__(self) -> None:
         for name in (
@@ -82,6 +111,37 @@ class ModelArchitecture:
                 "key_value_heads", f"{self.key_value_heads} does not divide the {self.attention_heads} attention heads"
             )
         self._check_experts()
+        self._check_storage()
+        self._check_cache()
+
+    def _check_storage(self) -> None:
+        if self.expert_bytes_per_parameter is not None:
+            _require_positive("expert_bytes_per_parameter", self.expert_bytes_per_parameter)
+        if self.computes_in_bits not in (None, 8, 16):
+            raise ModelError("computes_in_bits", f"must be 8 or 16, is {self.computes_in_bits!r}")
+        _require_integer("lookup_parameters", self.lookup_parameters, minimum=0)
+        if self.lookup_parameters >= self.shared_parameters:
+            raise ModelError(
+                "lookup_parameters",
+                f"{self.lookup_parameters} leaves nothing of the {self.shared_parameters:.0f} parameters outside of "
+                "routed experts",
+            )
+
+    def _check_cache(self) -> None:
+        for name in ("latent_size", "window_layers", "window_tokens", "constant_layers"):
+            _require_integer(name, getattr(self, name), minimum=0)
+        if self.latent_size and self.key_value_heads != 1:
+            raise ModelError("key_value_heads", f"must be 1 with latent attention, is {self.key_value_heads}")
+        if self.constant_layers >= self.layers:
+            raise ModelError("constant_layers", f"{self.constant_layers} leaves none of the {self.layers} layers")
+        if self.window_layers > self.attention_layers:
+            raise ModelError("window_layers", f"{self.window_layers} is more than all {self.attention_layers} others")
+        if (self.window_layers > 0) != (self.window_tokens > 0):
+            raise ModelError("window_tokens", "must be given together with window_layers, or neither")
+        if not math.isfinite(self.state_bytes_per_request) or self.state_bytes_per_request < 0:
+            raise ModelError(
+                "state_bytes_per_request", f"must be a number, at least 0, is {self.state_bytes_per_request!r}"
+            )
 
     def _check_experts(self) -> None:
         _require_integer("experts", self.experts, minimum=0)
@@ -134,16 +194,43 @@ class ModelArchitecture:
     @property
     def weight_bytes(self) -> float:
         """Memory of all weights."""
-        return self.parameters * self.weight_bytes_per_parameter
+        if self.expert_bytes_per_parameter is None:
+            return self.parameters * self.weight_bytes_per_parameter
+        shared = self.shared_parameters * self.weight_bytes_per_parameter
+        return shared + self.expert_parameters * self.expert_bytes_per_parameter
+
+    @property
+    def attention_layers(self) -> int:
+        """Layers that attend to earlier tokens, with a window or without."""
+        return self.layers - self.constant_layers
+
+    @property
+    def key_value_bytes_per_token_and_layer(self) -> float:
+        """Memory of what one layer that attends caches for one token."""
+        width = self.latent_size or 2 * self.key_value_heads * self.head_size
+        return width * self.key_value_bytes_per_element
 
     @property
     def key_value_bytes_per_token(self) -> float:
-        """Memory of the cached keys and values of one token, over all layers and heads."""
-        return 2 * self.layers * self.key_value_heads * self.head_size * self.key_value_bytes_per_element
+        """Memory of the cached keys and values of one token, over all layers and heads, within any window."""
+        return self.attention_layers * self.key_value_bytes_per_token_and_layer
+
+    @property
+    def window_key_value_bytes_per_token(self) -> float:
+        """The part of `key_value_bytes_per_token` that layers with a window hold, for the last `window_tokens` only."""
+        return self.window_layers * self.key_value_bytes_per_token_and_layer
+
+    def cache_bytes(self, tokens: float) -> float:
+        """Memory of the cache of one request of so many tokens."""
+        beyond_window = max(0.0, tokens - self.window_tokens)
+        held = tokens * self.key_value_bytes_per_token - beyond_window * self.window_key_value_bytes_per_token
+        return held + self.state_bytes_per_request
 
     @property
     def computes_in_8_bit(self) -> bool:
         """Whether matrix products run on 8-bit inputs where a GPU can do that; 4-bit weights are widened to 16 bits."""
+        if self.computes_in_bits is not None:
+            return self.computes_in_bits == 8
         return self.weight_bytes_per_parameter == DATA_TYPE_BYTES["fp8"]
 
 
