@@ -94,9 +94,11 @@ def observe(snapshot: Snapshot, *, now_s: float) -> Observation:
             resolved[view.key] = made
         else:
             problems[view.key] = made
-    stocks = pool_stocks(around.pools.values(), snapshot.nodes, snapshot.pods, set(resolved))
+    wrong = {name: problem for name, pool in around.pools.items() if (problem := _pool_problem(pool, around))}
+    usable = [pool for name, pool in around.pools.items() if name not in wrong]
+    stocks = pool_stocks(usable, snapshot.nodes, snapshot.pods, set(resolved))
     findings = tuple(
-        _pool_finding(view, around, stocks, snapshot.pods, now_s=now_s)
+        _pool_finding(view, wrong.get(view.name), stocks.get(view.name), snapshot.pods, now_s=now_s)
         for view in sorted(snapshot.pools, key=lambda view: view.name)
     )
     pools = tuple(pool for found in findings if (pool := _planner_pool(found)) is not None)
@@ -164,20 +166,17 @@ def _planner_pool(found: PoolFinding) -> Pool | None:
 
 
 def _pool_finding(
-    view: PoolView,
-    around: Surroundings,
-    stocks: Mapping[str, PoolStock],
-    pods: Iterable[PodView],
-    *,
-    now_s: float,
+    view: PoolView, problem: Problem | None, stock: PoolStock | None, pods: Iterable[PodView], *, now_s: float
 ) -> PoolFinding:
-    pool = view.pool
-    if pool is None:
+    if view.pool is None:
         return PoolFinding(view, Problem("InvalidSpec", "spec", view.parse_error), None, None, "")
+    until_s, reason = _exhaustion(view.pool, pods, now_s=now_s)
+    return PoolFinding(view, problem, stock, until_s, reason)
+
+
+def _pool_problem(pool: GPUPool, around: Surroundings) -> Problem | None:
     made = resolve_pool(pool)
-    problem = made if isinstance(made, Problem) else same_nodes_problem(pool, around.pools)
-    until_s, reason = _exhaustion(pool, pods, now_s=now_s)
-    return PoolFinding(view, problem, stocks.get(view.name), until_s, reason)
+    return made if isinstance(made, Problem) else same_nodes_problem(pool, around.pools)
 
 
 def _exhaustion(pool: GPUPool, pods: Iterable[PodView], *, now_s: float) -> tuple[float | None, str]:

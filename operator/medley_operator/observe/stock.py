@@ -21,8 +21,9 @@ class PoolStock:
         used_by_services: GPUs that planned services' replicas hold on them.
         used_by_others: GPUs that other pods hold on them.
         stock: What services may use: free, or held by services; with a `limit` beyond what the nodes hold, whole
-        nodes more. held: GPUs of each replica of a planned service that is Ready here: all that is left of an
-        exhausted pool.
+            nodes more.
+        held: GPUs of each replica of a planned service that is Ready here: all that is left of an exhausted pool.
+        elsewhere: Pools that select some of the same nodes more closely; these nodes count there and not here.
     """
 
     nodes: int
@@ -31,6 +32,7 @@ class PoolStock:
     used_by_others: int
     stock: Stock
     held: tuple[int, ...]
+    elsewhere: tuple[str, ...] = ()
 
     @property
     def free(self) -> int:
@@ -41,10 +43,10 @@ class PoolStock:
 def pool_stocks(
     pools: Iterable[GPUPool], nodes: Iterable[NodeView], pods: Iterable[PodView], planned: Collection[tuple[str, str]]
 ) -> dict[str, PoolStock]:
-    """The stock of every pool, by name.
+    """The stock of every pool, by name. Each node counts once: in the pool that selects it most closely.
 
     Args:
-        pools: The pools.
+        pools: The pools that may be planned with.
         nodes: All nodes.
         pods: All pods that hold or want GPUs.
         planned: (namespace, `medley.dev/service` label) of the services that are planned; pods of all others are
@@ -55,21 +57,32 @@ def pool_stocks(
         if pod.node and not pod.finished:
             by_node.setdefault(pod.node, []).append(pod)
     all_nodes = sorted(nodes, key=lambda node: node.name)
-    return {pool.name: _pool_stock(pool, all_nodes, by_node, planned) for pool in pools}
+    every = sorted(pools, key=lambda pool: (-len(pool.spec.node_selector), pool.name))
+    counted = {node.name: [pool.name for pool in every if _counts(pool, node)] for node in all_nodes}
+    return {pool.name: _pool_stock(pool, all_nodes, counted, by_node, planned) for pool in every}
+
+
+def _counts(pool: GPUPool, node: NodeView) -> bool:
+    return node.ready and node.schedulable and bool(node.resources.get(pool.spec.resource_name)) and selects(pool, node)
 
 
 def _pool_stock(
     pool: GPUPool,
     nodes: Iterable[NodeView],
+    counted: Mapping[str, list[str]],
     pods_by_node: Mapping[str, list[PodView]],
     planned: Collection[tuple[str, str]],
 ) -> PoolStock:
     resource = pool.spec.resource_name
     usable: list[int] = []
     held: list[int] = []
+    elsewhere: set[str] = set()
     count = allocatable = by_services = by_others = 0
     for node in nodes:
-        if not selects(pool, node) or not node.ready or not node.schedulable or not node.resources.get(resource):
+        if pool.name not in counted[node.name]:
+            continue
+        if pool.name != counted[node.name][0]:
+            elsewhere.add(counted[node.name][0])
             continue
         ours, others = _used(pods_by_node.get(node.name, ()), resource, planned, held)
         count += 1
@@ -77,7 +90,8 @@ def _pool_stock(
         by_services += ours
         by_others += others
         usable.append(max(0, node.resources[resource] - others))
-    return PoolStock(count, allocatable, by_services, by_others, node_stock(pool, usable), tuple(sorted(held)))
+    stock = node_stock(pool, usable)
+    return PoolStock(count, allocatable, by_services, by_others, stock, tuple(sorted(held)), tuple(sorted(elsewhere)))
 
 
 def _used(

@@ -8,6 +8,7 @@ from medley_operator.api.problems import Problem
 from medley_operator.api.resolve import resolve_profile
 from medley_operator.observe.fleet import PoolFinding
 from medley_operator.observe.objects import ProfileView
+from medley_operator.observe.stock import PoolStock
 from medley_operator.report.conditions import Finding, conditions, timestamp
 
 
@@ -15,13 +16,13 @@ def pool_status(found: PoolFinding, *, now_s: float) -> GPUPoolStatus:
     """What the operator sees of a pool."""
     view = found.view
     old = view.pool.status if view.pool is not None and view.pool.status is not None else GPUPoolStatus()
+    stock = found.stock
     if found.problem is not None:
         ready = Finding("Ready", False, found.problem.reason, str(found.problem))
     elif found.exhausted_until_s is not None:
         ready = Finding("Ready", False, "Exhausted", found.exhausted_reason)
     else:
-        ready = Finding("Ready", True, "Available", "services may use this pool")
-    stock = found.stock
+        ready = Finding("Ready", True, "Available", _available(stock))
     exhausted = None
     if found.exhausted_until_s is not None:
         exhausted = ExhaustedStatus(until=timestamp(found.exhausted_until_s), reason=found.exhausted_reason)
@@ -35,6 +36,13 @@ def pool_status(found: PoolFinding, *, now_s: float) -> GPUPoolStatus:
         free=stock.free if stock else None,
         exhausted=exhausted,
     )
+
+
+def _available(stock: PoolStock | None) -> str:
+    if stock is None or not stock.elsewhere:
+        return "services may use this pool"
+    others = ", ".join(stock.elsewhere)
+    return f"services may use this pool; nodes that GPUPool {others} selects more closely count there and not here"
 
 
 def profile_status(view: ProfileView, *, now_s: float) -> ModelProfileStatus:
