@@ -72,13 +72,15 @@ presets: setup ## Make the workload presets from the published traces: make pres
 
 # --- measurements --------------------------------------------------------------------------------------------------
 
-.PHONY: bench-operator bench-mix bench-capacity bench-engine
+.PHONY: bench-operator bench-mix bench-capacity bench-planner bench-engine
 bench-operator: setup tools ## Measure the operator on a real control plane (about 20 minutes)
 	@$(BIN)/python benchmarks/operator_on_cluster.py
 bench-mix: setup ## Compare our mix with single GPU types and with Melange's formulation
 	@$(BIN)/python benchmarks/mix.py
 bench-capacity: setup ## Compare the capacity estimates with those of others
 	@$(BIN)/python benchmarks/capacity.py
+bench-planner: setup ## Measure the planner: scale, prices, estimates, simulated attainment, 100,000 fuzzed inputs
+	@$(BIN)/python benchmarks/planner.py
 bench-engine: ## Measure the elastic engine on this machine's CPUs
 	@$(PYTHON) tools/bootstrap.py --extra engine --extra engine-test
 	@$(BIN)/python benchmarks/engine.py
