@@ -45,7 +45,7 @@ def cheapest(problem: FleetProblem, limits: Limits, memo: Memo) -> Solution:
 
 def least_price(problem: FleetProblem, limits: Limits, memo: Memo) -> Solution:
     """The cheapest mixes whatever runs, their price and its bound."""
-    fresh = FleetProblem(tuple(service.fresh() for service in problem.services), problem.stock)
+    fresh = replace(problem, services=tuple(service.fresh() for service in problem.services))
     solution = solve_pruned(fresh, Goal.CHEAPEST, limits, memo)
     if not solution.found:
         return solution
@@ -73,8 +73,8 @@ def _solve_pruned(problem: FleetProblem, goal: Goal, limits: Limits, least_unser
         tuple(range(len(service.variants))) if goal is Goal.FEWEST_REPLICAS else undominated(service, problem.stock)
         for service in problem.services
     ]
-    small = FleetProblem(
-        tuple(service.only(keep) for service, keep in zip(problem.services, kept, strict=True)), problem.stock
+    small = replace(
+        problem, services=tuple(service.only(keep) for service, keep in zip(problem.services, kept, strict=True))
     )
     key = ("solve pruned", small, goal, limits.relative_gap, least_unserved)
     solution = memo.recall(key, lambda: _solve(small, goal, limits, least_unserved))
@@ -92,7 +92,7 @@ def _solve(problem: FleetProblem, goal: Goal, limits: Limits, least_unserved: fl
         goal is Goal.CHEAPEST
         and len(problem.services) == 1
         and len(problem.services[0].variants) == 1
-        and not problem.stock
+        and not problem.shared
     ):
         needed = one_variant_suffices(problem.services[0], 0)
         if needed is None:
@@ -126,19 +126,12 @@ def _adds_nothing(service: ServiceProblem, mix: tuple[int, ...]) -> bool:
 
 def _feasible(problem: FleetProblem, replicas: tuple[tuple[int, ...], ...], memo: Memo) -> bool:
     pairs = list(zip(problem.services, replicas, strict=True))
-    if any(sum(limit.used_by(service, mix) for service, mix in pairs) > limit.gpus for limit in problem.stock):
+    used = ((limit, sum(limit.used_by(service, mix) for service, mix in pairs)) for limit in problem.shared)
+    if any(used_by_all > limit.most + LOAD_TOLERANCE for limit, used_by_all in used):
         return False
     return all(within_bounds(service, mix) and split(service, mix, memo).serves_all for service, mix in pairs)
 
 
 def within_bounds(service: ServiceProblem, mix: tuple[int, ...]) -> bool:
-    """Whether a mix keeps the service's cap and bounds on replicas."""
-    if service.cost_cap is not None and service.cost(mix) > service.cost_cap + LOAD_TOLERANCE:
-        return False
-    if sum(mix) < service.replicas_min or (service.replicas_max is not None and sum(mix) > service.replicas_max):
-        return False
-    for bounds in service.pool_bounds:
-        here = sum(count for variant, count in zip(service.variants, mix, strict=True) if variant.pool == bounds.pool)
-        if here < bounds.minimum or (bounds.maximum is not None and here > bounds.maximum):
-            return False
-    return True
+    """Whether a mix keeps the service's cap, bounds on replicas and shares of spot and of every pool."""
+    return service.keeps_rows(mix)

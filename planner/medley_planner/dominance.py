@@ -5,9 +5,11 @@ has:
 
 - *same pool, smaller replicas*: m = g[v] / g[w] replicas of w serve every bucket that one of v serves, ℓ[b][w] ≤
   m·ℓ[b][v]. They hold the same GPUs at the same price, and smaller groups fit on nodes wherever a larger one did.
-  The count of replicas grows, so neither the service nor the pool may have an upper bound on it.
+  The count of replicas grows, so neither the service nor the pool may have an upper bound on it, nor any pool or spot
+  a share of it.
 - *another pool, no stock to share*: c[w] ≤ c[v] and ℓ[b][w] ≤ ℓ[b][v] for all b, so that replicas are swapped one for
-  one. No limit on stock may concern w, its pool no upper bound, the pool of v no lower bound.
+  one. No limit on stock may concern w, its pool no upper bound, the pool of v no lower bound; w adds no more to the
+  bill, and nothing is said of how replicas are spread over pools.
 
 In both, v must not run: what runs costs nothing to keep, and the argument above would forget that.
 Of two variants that dominate each other, the first stays.
@@ -18,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from medley_planner.fleet import Availability
 from medley_planner.problem import LOAD_TOLERANCE, ServiceProblem, StockLimit
 
 
@@ -40,13 +43,17 @@ def _as_smaller_replicas(service: ServiceProblem, w: int, v: int) -> bool:
     replicas, rest = divmod(service.gpus[v], service.gpus[w])
     if rest or service.replicas_max is not None or _pool_maximum(service, w) is not None:
         return False
+    if min(service.availability.spot_max_share, service.availability.pool_max_share) < 1.0:
+        return False
     return all(load[w] <= replicas * load[v] for load in service.loads)
 
 
 def _one_for_one(service: ServiceProblem, w: int, v: int, scarce: set[str]) -> bool:
     if service.variants[w].pool in scarce or _pool_maximum(service, w) is not None or _pool_minimum(service, v) > 0:
         return False
-    cheaper = service.prices[w] <= service.prices[v] and service.switching[w] <= service.switching[v]
+    if service.availability != Availability():
+        return False
+    cheaper = all(each[w] <= each[v] for each in (service.prices, service.billed, service.switching))
     return cheaper and all(load[w] <= load[v] for load in service.loads)
 
 
@@ -61,7 +68,7 @@ def _pool_minimum(service: ServiceProblem, v: int) -> int:
 
 
 def one_variant_suffices(service: ServiceProblem, v: int) -> int | None:
-    """Replicas of v that serve everything within all bounds, when v is the only variant; None where none do.
+    """Replicas of v that serve everything within all bounds and shares, when v is the only variant; None where none do.
 
     Without a choice of variants, the least count is the optimum, and no solver is needed.
     """
@@ -69,11 +76,4 @@ def one_variant_suffices(service: ServiceProblem, v: int) -> int | None:
         return None
     needed = max(math.ceil(math.fsum(load[v] for load in service.loads) - LOAD_TOLERANCE), service.replicas_min, 0)
     needed = max(needed, _pool_minimum(service, v))
-    maxima = (service.replicas_max, _pool_maximum(service, v))
-    if any(maximum is not None and needed > maximum for maximum in maxima):
-        return None
-    if any(bounds.minimum > 0 and bounds.pool != service.variants[v].pool for bounds in service.pool_bounds):
-        return None
-    if service.cost_cap is not None and service.prices[v] * needed > service.cost_cap + LOAD_TOLERANCE:
-        return None
-    return needed
+    return needed if service.keeps_rows((needed,)) else None

@@ -132,7 +132,7 @@ class _Programme:
         total_rps = math.fsum(rate for service in problem.services for rate in service.rates)
         for s, service in enumerate(problem.services):
             self._demand_and_capacity(s, service, total_rps)
-            self._bounds(s, service)
+            self._count_rows(s, service)
             self._price(s, service)
         self._stock()
         if goal is Goal.CHEAPEST_OF_MOST_SERVED:
@@ -173,26 +173,19 @@ class _Programme:
         for v, terms in enumerate(used):
             self._at_most(f"capacity_{s}_{v}", [*terms, (self.replicas[s][v], -1.0)], 0)
 
-    def _bounds(self, s: int, service: ServiceProblem) -> None:
-        every = [(variable, 1.0) for variable in self.replicas[s]]
-        self._minimum(f"replicas_min_{s}", s, every, service.replicas_min)
-        if service.replicas_max is not None:
-            self._at_most(f"replicas_max_{s}", every, service.replicas_max)
-        for p, bounds in enumerate(service.pool_bounds):
-            here = [
-                (variable, 1.0)
-                for variable, variant in zip(self.replicas[s], service.variants, strict=True)
-                if variant.pool == bounds.pool
+    def _count_rows(self, s: int, service: ServiceProblem) -> None:
+        for r, row in enumerate(service.rows):
+            name = f"{row.constraint}_{s}_{r}"
+            terms = [
+                (variable, weight) for variable, weight in zip(self.replicas[s], row.weights, strict=True) if weight
             ]
-            self._minimum(f"pool_replicas_min_{s}_{p}", s, here, bounds.minimum)
-            if bounds.maximum is not None:
-                self._at_most(f"pool_replicas_max_{s}_{p}", here, bounds.maximum)
-        if service.cost_cap is not None:
-            price = list(zip(self.replicas[s], service.prices, strict=True))
-            self._at_most(f"cost_cap_{s}", price, service.cost_cap)
+            if row.lower is not None:
+                self._minimum(name, s, terms, row.lower)
+            if row.upper is not None:
+                self._at_most(name, terms, row.upper)
 
-    def _minimum(self, name: str, s: int, terms: list[tuple[pulp.LpVariable, float]], minimum: int) -> None:
-        if minimum <= 0 or self.goal is Goal.MOST_SERVED:
+    def _minimum(self, name: str, s: int, terms: list[tuple[pulp.LpVariable, float]], minimum: float) -> None:
+        if self.goal is Goal.MOST_SERVED:
             return
         if self.goal is Goal.CHEAPEST_OF_MOST_SERVED:
             missing = self.model.add_variable(f"missing_{name}", 0, minimum)
@@ -233,7 +226,14 @@ class _Programme:
             ]
             if limit.pool in self.extra:
                 terms.append((self.extra[limit.pool], -1.0))
-            self._at_most(f"stock_{self.pools.index(limit.pool)}_{limit.group}", terms, limit.gpus)
+            self._at_most(f"stock_{self.pools.index(limit.pool)}_{limit.group}", terms, limit.most)
+        if self.problem.cost_limit is not None:
+            bill = [
+                (variable, weight)
+                for s, service in enumerate(self.problem.services)
+                for variable, weight in zip(self.replicas[s], self.problem.cost_limit.weights(service), strict=True)
+            ]
+            self._at_most("fleet_cost_cap", bill, self.problem.cost_limit.most)
         for pool, variable in self.extra.items():
             prices = [
                 service.prices[v] / service.gpus[v]

@@ -61,16 +61,17 @@ def outlook(state: FleetState, options: PlanOptions, capacity_of: CapacityFuncti
     """
     validate(state, options)
     pools = sorted(state.pools, key=lambda pool: pool.name)
+    by_name = {pool.name: pool for pool in pools}
     prepared = {}
     for service in sorted(state.services, key=lambda service: service.name):
         found = candidates(service, pools, capacity_of, memo)
-        problem = service_problem(service, found, switching_horizon_s=options.switching_horizon_s)
+        problem = service_problem(service, found, by_name, switching_horizon_s=options.switching_horizon_s)
         prepared[service.name] = Prepared(service, found, problem)
     pairs = [(each.service, each.candidates) for each in prepared.values()]
     return Outlook(
         state=state,
         prepared=prepared,
-        pools={pool.name: pool for pool in pools},
+        pools=by_name,
         limits=Limits(time_limit_s=options.time_limit_s, relative_gap=options.relative_gap),
         capacity_of=Remembered(pairs, {pool.name: pool.gpu for pool in pools}, capacity_of),
     )

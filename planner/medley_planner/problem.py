@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from medley_planner.fleet import ReplicaBounds, Service, Stock, Variant
+from medley_planner.fleet import Availability, CapacityType, Pool, ReplicaBounds, Service, Stock, Variant
 from medley_planner.variants import Candidate, Candidates
 
 LOAD_TOLERANCE = 1e-6
@@ -36,13 +36,40 @@ class PoolBounds:
 
 
 @dataclass(frozen=True)
+class CountRow:
+    """A linear constraint on one service's replicas: lower ≤ Σ_v weights[v]·n[v] ≤ upper.
+
+    Args:
+        constraint: Its name in docs/formulation.md.
+        subject: The pool that it concerns; empty where it concerns all.
+        weights: By variant.
+        lower: None is no lower bound. Only minima of replicas have one, and only they give way where stock is short.
+        upper: None is no upper bound.
+    """
+
+    constraint: str
+    subject: str
+    weights: tuple[float, ...]
+    lower: float | None = None
+    upper: float | None = None
+
+    def holds(self, replicas: Sequence[int]) -> bool:
+        """Whether so many replicas by variant keep it."""
+        value = math.fsum(weight * count for weight, count in zip(self.weights, replicas, strict=True))
+        above = self.lower is None or value >= self.lower - LOAD_TOLERANCE
+        return above and (self.upper is None or value <= self.upper + LOAD_TOLERANCE)
+
+
+@dataclass(frozen=True)
 class ServiceProblem:
     """One service in figures.
 
     Args:
         variants: v, sorted; the same order in all of the following.
         gpus: g[v], GPUs of a replica.
-        prices: c[v], USD per hour of a replica.
+        prices: c[v], USD per hour of a replica as it decides: what it adds to the bill and what its interruptions are
+            expected to cost.
+        billed: d[v], USD per hour that a replica adds to the bill: its price, 0 where it is reserved. Caps are on it.
         switching: w[v], USD per hour that one replica more than `running` costs on top, to pay for its loading.
         running: r[v], replicas that run.
         rates: λ[b], requests per second of a bucket; all positive.
@@ -52,11 +79,14 @@ class ServiceProblem:
         replicas_min: Fewest replicas in all.
         replicas_max: Most replicas in all; None is no bound.
         pool_bounds: Bounds by pool, sorted by pool.
+        availability: How replicas must be spread.
+        spot_pools: Pools of `variants` that may be taken away, sorted.
     """
 
     variants: tuple[Variant, ...]
     gpus: tuple[int, ...]
     prices: tuple[float, ...]
+    billed: tuple[float, ...]
     switching: tuple[float, ...]
     running: tuple[int, ...]
     rates: tuple[float, ...]
@@ -66,14 +96,20 @@ class ServiceProblem:
     replicas_min: int
     replicas_max: int | None
     pool_bounds: tuple[PoolBounds, ...]
+    availability: Availability
+    spot_pools: tuple[str, ...] = ()
 
     def __hash__(self) -> int:
         """Cheap and good enough to tell problems apart; equality compares everything."""
         return hash((self.variants, self.prices, self.running, self.rates, self.cost_cap, self.loads[:1]))
 
     def cost(self, replicas: Sequence[int]) -> float:
-        """USD per hour of so many replicas by variant."""
+        """USD per hour of so many replicas by variant, as it decides: interruptions included."""
         return math.fsum(price * count for price, count in zip(self.prices, replicas, strict=True))
+
+    def bill(self, replicas: Sequence[int]) -> float:
+        """USD per hour that so many replicas by variant add to the bill: what caps are on."""
+        return math.fsum(price * count for price, count in zip(self.billed, replicas, strict=True))
 
     def switching_cost(self, replicas: Sequence[int]) -> float:
         """USD per hour that loading the replicas beyond `running` costs."""
@@ -81,14 +117,52 @@ class ServiceProblem:
         return math.fsum(weight * more for weight, more in zip(self.switching, added, strict=True))
 
     @functools.cached_property
+    def rows(self) -> tuple[CountRow, ...]:
+        """The constraints on numbers of replicas: bounds, the cap and the shares of spot and of every pool."""
+        ones = (1.0,) * len(self.variants)
+        rows = [CountRow("replicas_min", "", ones, lower=self.replicas_min)] if self.replicas_min > 0 else []
+        if self.replicas_max is not None:
+            rows.append(CountRow("replicas_max", "", ones, upper=self.replicas_max))
+        for bounds in self.pool_bounds:
+            here = self._in_pools((bounds.pool,))
+            if bounds.minimum > 0:
+                rows.append(CountRow("pool_replicas_min", bounds.pool, here, lower=bounds.minimum))
+            if bounds.maximum is not None:
+                rows.append(CountRow("pool_replicas_max", bounds.pool, here, upper=bounds.maximum))
+        if self.cost_cap is not None:
+            rows.append(CountRow("cost_cap", "", self.billed, upper=self.cost_cap))
+        spot_share, pool_share = self.availability.spot_max_share, self.availability.pool_max_share
+        if spot_share < 1.0 and self.spot_pools:
+            weights = tuple(spot - spot_share for spot in self._in_pools(self.spot_pools))
+            rows.append(CountRow("spot_share", "", weights, upper=0.0))
+        if pool_share < 1.0:
+            for pool in sorted({variant.pool for variant in self.variants}):
+                weights = tuple(here - pool_share for here in self._in_pools((pool,)))
+                rows.append(CountRow("pool_share", pool, weights, upper=0.0))
+        return tuple(rows)
+
+    def keeps_rows(self, replicas: Sequence[int]) -> bool:
+        """Whether so many replicas by variant keep bounds, cap and shares."""
+        return all(row.holds(replicas) for row in self.rows)
+
+    def _in_pools(self, pools: Sequence[str]) -> tuple[float, ...]:
+        return tuple(float(variant.pool in pools) for variant in self.variants)
+
+    @functools.cached_property
     def useful(self) -> tuple[int, ...]:
-        """More replicas of v than this are never better: for all the demand that v can serve, and lower bounds."""
-        most = []
-        for v, variant in enumerate(self.variants):
-            total = math.fsum(load[v] for load in self.loads if load[v] < math.inf)
-            in_pool = (bounds.minimum for bounds in self.pool_bounds if bounds.pool == variant.pool)
-            most.append(math.ceil(total - LOAD_TOLERANCE) + max(self.replicas_min, *in_pool, 0))
-        return tuple(most)
+        """More replicas of v than this are never better: for all the demand that v can serve, lower bounds, and shares
+        of all replicas, which more replicas of one kind allow more of another."""
+        needed = [self._needed(v) for v in range(len(self.variants))]
+        shares = (self.availability.spot_max_share, self.availability.pool_max_share)
+        least = min((share for share in shares if 0.0 < share < 1.0), default=1.0)
+        beside = math.ceil(sum(needed) / least) if least < 1.0 else 0
+        return tuple(most + beside for most in needed)
+
+    def _needed(self, v: int) -> int:
+        total = math.fsum(load[v] for load in self.loads if load[v] < math.inf)
+        pool = self.variants[v].pool
+        in_pool = (bounds.minimum for bounds in self.pool_bounds if bounds.pool == pool)
+        return math.ceil(total - LOAD_TOLERANCE) + max(self.replicas_min, *in_pool, 0)
 
     def only(self, keep: Iterable[int]) -> ServiceProblem:
         """The same problem with these variants only, by index."""
@@ -98,6 +172,7 @@ class ServiceProblem:
             variants=tuple(self.variants[v] for v in kept),
             gpus=tuple(self.gpus[v] for v in kept),
             prices=tuple(self.prices[v] for v in kept),
+            billed=tuple(self.billed[v] for v in kept),
             switching=tuple(self.switching[v] for v in kept),
             running=tuple(self.running[v] for v in kept),
             loads=tuple(tuple(load[v] for v in kept) for load in self.loads),
@@ -117,6 +192,18 @@ class StockLimit:
     group: int
     gpus: int
 
+    @property
+    def most(self) -> float:
+        """The right-hand side: GPUs."""
+        return float(self.gpus)
+
+    def weights(self, service: ServiceProblem) -> tuple[float, ...]:
+        """GPUs under this limit that a replica uses, by variant."""
+        return tuple(
+            float(gpus) if variant.pool == self.pool and gpus >= self.group else 0.0
+            for variant, gpus in zip(service.variants, service.gpus, strict=True)
+        )
+
     def used_by(self, service: ServiceProblem, replicas: Sequence[int]) -> int:
         """GPUs under this limit that so many replicas use."""
         return sum(
@@ -127,20 +214,53 @@ class StockLimit:
 
 
 @dataclass(frozen=True)
+class CostLimit:
+    """The constraint `fleet_cost_cap`: all services together add at most so many USD per hour to the bill."""
+
+    usd_per_hour: float
+
+    @property
+    def most(self) -> float:
+        """The right-hand side: USD per hour."""
+        return self.usd_per_hour
+
+    def weights(self, service: ServiceProblem) -> tuple[float, ...]:
+        """USD per hour that a replica adds to the bill, by variant."""
+        return service.billed
+
+    def used_by(self, service: ServiceProblem, replicas: Sequence[int]) -> float:
+        """USD per hour that so many replicas add to the bill."""
+        return service.bill(replicas)
+
+
+SharedLimit = StockLimit | CostLimit
+"""A constraint that services share: Σ_s Σ_v weights(s)[v]·n[s,v] ≤ most. Its dual is a price on what it limits."""
+
+
+@dataclass(frozen=True)
 class FleetProblem:
-    """Services that share stock."""
+    """Services that share stock, and money where the fleet has a price cap."""
 
     services: tuple[ServiceProblem, ...]
     stock: tuple[StockLimit, ...]
+    cost_limit: CostLimit | None = None
+
+    @property
+    def shared(self) -> tuple[SharedLimit, ...]:
+        """All constraints that the services share."""
+        return self.stock if self.cost_limit is None else (*self.stock, self.cost_limit)
 
 
-def service_problem(service: Service, candidates: Candidates, *, switching_horizon_s: float) -> ServiceProblem:
+def service_problem(
+    service: Service, candidates: Candidates, pools: Mapping[str, Pool], *, switching_horizon_s: float
+) -> ServiceProblem:
     """A service in figures. Buckets without demand are left out; headroom is inside the loads.
 
     A replica that is added runs beside what it replaces while it loads: price · load time, spread over the horizon.
     A service of which nothing runs is placed by price alone.
     """
     usable = candidates.usable
+    used = {candidate.variant.pool for candidate in usable}
     running = tuple(service.running.get(candidate.variant, 0) for candidate in usable)
     demanded = [index for index, bucket in enumerate(candidates.buckets) if service.rate_rps * bucket.weight > 0]
     rates = tuple(service.rate_rps * candidates.buckets[index].weight for index in demanded)
@@ -148,8 +268,15 @@ def service_problem(service: Service, candidates: Candidates, *, switching_horiz
     return ServiceProblem(
         variants=tuple(candidate.variant for candidate in usable),
         gpus=tuple(candidate.gpus for candidate in usable),
-        prices=tuple(candidate.price_usd_per_hour for candidate in usable),
-        switching=tuple(_switching(candidate, switching_horizon_s) if moves else 0.0 for candidate in usable),
+        prices=tuple(
+            _billed(candidate, pools) + interruption_usd_per_hour(candidate, pools[candidate.variant.pool])
+            for candidate in usable
+        ),
+        billed=tuple(_billed(candidate, pools) for candidate in usable),
+        switching=tuple(
+            _switching(_billed(candidate, pools), candidate.load_time_s, switching_horizon_s) if moves else 0.0
+            for candidate in usable
+        ),
         running=running if moves else (0,) * len(usable),
         rates=rates,
         loads=tuple(
@@ -161,11 +288,30 @@ def service_problem(service: Service, candidates: Candidates, *, switching_horiz
         replicas_min=service.replicas.minimum,
         replicas_max=service.replicas.maximum,
         pool_bounds=_pool_bounds(service.replicas_by_pool),
+        availability=service.availability,
+        spot_pools=tuple(sorted({pool for pool in used if pools[pool].capacity_type is CapacityType.SPOT})),
     )
 
 
-def _switching(candidate: Candidate, horizon_s: float) -> float:
-    return max(SWITCH_USD_PER_HOUR, candidate.price_usd_per_hour * candidate.load_time_s / horizon_s)
+def interruption_usd_per_hour(candidate: Candidate, pool: Pool) -> float:
+    """What the interruptions of a spot replica are expected to cost per hour that it serves; 0 for others.
+
+    Each time, a replacement is paid for while it loads and does not serve: interruptions per hour · load time · price
+    (docs/formulation.md derives it).
+    """
+    if pool.capacity_type is not CapacityType.SPOT:
+        return 0.0
+    return pool.interruptions_per_hour * candidate.load_time_s / 3600.0 * candidate.price_usd_per_hour
+
+
+def _billed(candidate: Candidate, pools: Mapping[str, Pool]) -> float:
+    """What a replica adds to the bill: reserved capacity is paid for anyway."""
+    reserved = pools[candidate.variant.pool].capacity_type is CapacityType.RESERVED
+    return 0.0 if reserved else candidate.price_usd_per_hour
+
+
+def _switching(price_usd_per_hour: float, load_time_s: float, horizon_s: float) -> float:
+    return max(SWITCH_USD_PER_HOUR, price_usd_per_hour * load_time_s / horizon_s)
 
 
 def _load(rate_rps: float, candidate: Candidate, bucket: int, headroom: float) -> float:

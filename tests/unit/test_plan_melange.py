@@ -64,7 +64,8 @@ def test_pinned_services_and_sizes_that_fit_nowhere() -> None:
 def problem(rate: float) -> ServiceProblem:
     asked = service(rate=rate, sizes=SizeHistogram.of((*SHORT, 0.5), (*LONG, 0.3)))
     pools = sorted(small_and_big(), key=lambda each: each.name)
-    return service_problem(asked, candidates(asked, pools, SMALL_AND_BIG, Memo()), switching_horizon_s=0.0)
+    found = candidates(asked, pools, SMALL_AND_BIG, Memo())
+    return service_problem(asked, found, {each.name: each for each in pools}, switching_horizon_s=0.0)
 
 
 @pytest.mark.parametrize("rate", [0.7, 3.1, 9.4])

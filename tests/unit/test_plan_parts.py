@@ -43,8 +43,9 @@ PAIRS = Rates({("a", 1): {SHORT: 1.0, LONG: 1.0}, ("a", 2): {SHORT: 1.9, LONG: 1
 
 def figures(state: FleetState, rates: Rates) -> FleetProblem:
     pools = sorted(state.pools, key=lambda each: each.name)
+    by_name = {each.name: each for each in pools}
     problems = tuple(
-        service_problem(each, candidates(each, pools, rates, Memo()), switching_horizon_s=3600.0)
+        service_problem(each, candidates(each, pools, rates, Memo()), by_name, switching_horizon_s=3600.0)
         for each in state.services
     )
     return FleetProblem(problems, stock_limits(problems, {each.name: each.stock for each in pools}))
