@@ -6,10 +6,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from medley_planner.assemble import Prepared
+from medley_planner.figures import service_problem
 from medley_planner.fleet import FleetState, PlanOptions, Pool, Stock
 from medley_planner.memo import Memo
 from medley_planner.milp import Limits
-from medley_planner.problem import service_problem
 from medley_planner.validation import validate
 from medley_planner.variants import CapacityFunction, Remembered, candidates
 

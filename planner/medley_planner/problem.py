@@ -13,8 +13,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from medley_planner.fleet import Availability, CapacityType, Pool, ReplicaBounds, Service, Stock, Variant
-from medley_planner.variants import Candidate, Candidates
+from medley_planner.fleet import Availability, Role, Stock, Variant
+from medley_planner.headroom import Queue, Step, replicas_for, steps, usable_replicas
 
 LOAD_TOLERANCE = 1e-6
 """A replica may be loaded by so much beyond its capacity: the accuracy of floating-point solvers."""
@@ -81,6 +81,7 @@ class ServiceProblem:
         pool_bounds: Bounds by pool, sorted by pool.
         availability: How replicas must be spread.
         spot_pools: Pools of `variants` that may be taken away, sorted.
+        queues: How requests wait for replicas of v; empty where nothing is kept free for that.
     """
 
     variants: tuple[Variant, ...]
@@ -98,6 +99,7 @@ class ServiceProblem:
     pool_bounds: tuple[PoolBounds, ...]
     availability: Availability
     spot_pools: tuple[str, ...] = ()
+    queues: tuple[Queue, ...] = ()
 
     def __hash__(self) -> int:
         """Cheap and good enough to tell problems apart; equality compares everything."""
@@ -141,6 +143,36 @@ class ServiceProblem:
                 rows.append(CountRow("pool_share", pool, weights, upper=0.0))
         return tuple(rows)
 
+    @functools.cached_property
+    def parts(self) -> tuple[tuple[int, ...], ...]:
+        """For each part of a request, the variants that compute it: one part, or prompt and output tokens where some
+        variant computes only one of them."""
+        roles = [variant.role for variant in self.variants]
+        if all(role is Role.SHARED for role in roles):
+            return (tuple(range(len(roles))),)
+        return tuple(
+            tuple(v for v, role in enumerate(roles) if role in (Role.SHARED, part))
+            for part in (Role.PREFILL, Role.DECODE)
+        )
+
+    @functools.cached_property
+    def losses(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """The spot pools whose loss must be survived, each with the variants that are left."""
+        if self.availability.survivable_share <= 0.0:
+            return ()
+        return tuple(
+            (pool, tuple(v for v, variant in enumerate(self.variants) if variant.pool != pool))
+            for pool in self.spot_pools
+        )
+
+    def usable(self, v: int, replicas: int) -> float:
+        """What so many replicas of v can be loaded with together, in replicas."""
+        return usable_replicas(replicas, self.queues[v]) if self.queues else float(replicas)
+
+    def steps(self, v: int) -> tuple[Step, ...]:
+        """The same for 1 … `useful[v]` replicas, as steps; only with queues."""
+        return steps(self.queues[v], self.useful[v])
+
     def keeps_rows(self, replicas: Sequence[int]) -> bool:
         """Whether so many replicas by variant keep bounds, cap and shares."""
         return all(row.holds(replicas) for row in self.rows)
@@ -162,7 +194,8 @@ class ServiceProblem:
         total = math.fsum(load[v] for load in self.loads if load[v] < math.inf)
         pool = self.variants[v].pool
         in_pool = (bounds.minimum for bounds in self.pool_bounds if bounds.pool == pool)
-        return math.ceil(total - LOAD_TOLERANCE) + max(self.replicas_min, *in_pool, 0)
+        most = replicas_for(total, self.queues[v]) if self.queues else math.ceil(total - LOAD_TOLERANCE)
+        return most + max(self.replicas_min, *in_pool, 0)
 
     def only(self, keep: Iterable[int]) -> ServiceProblem:
         """The same problem with these variants only, by index."""
@@ -176,6 +209,8 @@ class ServiceProblem:
             switching=tuple(self.switching[v] for v in kept),
             running=tuple(self.running[v] for v in kept),
             loads=tuple(tuple(load[v] for v in kept) for load in self.loads),
+            spot_pools=tuple(pool for pool in self.spot_pools if any(self.variants[v].pool == pool for v in kept)),
+            queues=tuple(self.queues[v] for v in kept) if self.queues else (),
         )
 
     def fresh(self) -> ServiceProblem:
@@ -249,78 +284,6 @@ class FleetProblem:
     def shared(self) -> tuple[SharedLimit, ...]:
         """All constraints that the services share."""
         return self.stock if self.cost_limit is None else (*self.stock, self.cost_limit)
-
-
-def service_problem(
-    service: Service, candidates: Candidates, pools: Mapping[str, Pool], *, switching_horizon_s: float
-) -> ServiceProblem:
-    """A service in figures. Buckets without demand are left out; headroom is inside the loads.
-
-    A replica that is added runs beside what it replaces while it loads: price · load time, spread over the horizon.
-    A service of which nothing runs is placed by price alone.
-    """
-    usable = candidates.usable
-    used = {candidate.variant.pool for candidate in usable}
-    running = tuple(service.running.get(candidate.variant, 0) for candidate in usable)
-    demanded = [index for index, bucket in enumerate(candidates.buckets) if service.rate_rps * bucket.weight > 0]
-    rates = tuple(service.rate_rps * candidates.buckets[index].weight for index in demanded)
-    moves = any(service.running.values()) and switching_horizon_s > 0
-    return ServiceProblem(
-        variants=tuple(candidate.variant for candidate in usable),
-        gpus=tuple(candidate.gpus for candidate in usable),
-        prices=tuple(
-            _billed(candidate, pools) + interruption_usd_per_hour(candidate, pools[candidate.variant.pool])
-            for candidate in usable
-        ),
-        billed=tuple(_billed(candidate, pools) for candidate in usable),
-        switching=tuple(
-            _switching(_billed(candidate, pools), candidate.load_time_s, switching_horizon_s) if moves else 0.0
-            for candidate in usable
-        ),
-        running=running if moves else (0,) * len(usable),
-        rates=rates,
-        loads=tuple(
-            tuple(_load(rate, candidate, index, service.headroom) for candidate in usable)
-            for rate, index in zip(rates, demanded, strict=True)
-        ),
-        buckets=tuple(demanded),
-        cost_cap=service.max_cost_usd_per_hour,
-        replicas_min=service.replicas.minimum,
-        replicas_max=service.replicas.maximum,
-        pool_bounds=_pool_bounds(service.replicas_by_pool),
-        availability=service.availability,
-        spot_pools=tuple(sorted({pool for pool in used if pools[pool].capacity_type is CapacityType.SPOT})),
-    )
-
-
-def interruption_usd_per_hour(candidate: Candidate, pool: Pool) -> float:
-    """What the interruptions of a spot replica are expected to cost per hour that it serves; 0 for others.
-
-    Each time, a replacement is paid for while it loads and does not serve: interruptions per hour · load time · price
-    (docs/formulation.md derives it).
-    """
-    if pool.capacity_type is not CapacityType.SPOT:
-        return 0.0
-    return pool.interruptions_per_hour * candidate.load_time_s / 3600.0 * candidate.price_usd_per_hour
-
-
-def _billed(candidate: Candidate, pools: Mapping[str, Pool]) -> float:
-    """What a replica adds to the bill: reserved capacity is paid for anyway."""
-    reserved = pools[candidate.variant.pool].capacity_type is CapacityType.RESERVED
-    return 0.0 if reserved else candidate.price_usd_per_hour
-
-
-def _switching(price_usd_per_hour: float, load_time_s: float, horizon_s: float) -> float:
-    return max(SWITCH_USD_PER_HOUR, price_usd_per_hour * load_time_s / horizon_s)
-
-
-def _load(rate_rps: float, candidate: Candidate, bucket: int, headroom: float) -> float:
-    capacity_rps = candidate.capacities[bucket].requests_per_second
-    return rate_rps / (capacity_rps * (1.0 - headroom)) if capacity_rps > 0 else math.inf
-
-
-def _pool_bounds(bounds: Mapping[str, ReplicaBounds]) -> tuple[PoolBounds, ...]:
-    return tuple(PoolBounds(pool, bounds[pool].minimum, bounds[pool].maximum) for pool in sorted(bounds))
 
 
 def stock_limits(services: Iterable[ServiceProblem], stock: Mapping[str, Stock]) -> tuple[StockLimit, ...]:

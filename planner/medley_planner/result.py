@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
-from medley_planner.fleet import Variant
+from medley_planner.fleet import Role, Variant
 
 
 class Outcome(enum.Enum):
@@ -20,6 +20,14 @@ class Outcome(enum.Enum):
     """The pools do not hold enough GPUs: the mix serves `served_share` of the demand, all that stock allows."""
     CAP_TOO_LOW = "CostCapTooLow"
     """No mix within the price cap serves the demand; `nearest_feasible_cap_usd_per_hour` would do."""
+    FLEET_CAP_TOO_LOW = "FleetCostCapTooLow"
+    """The fleet's price cap does not pay for all: the mix serves `served_share` of the demand, all that is left for."""
+    SPOT_SHARE_TOO_LOW = "SpotShareTooLow"
+    """No mix with so few spot replicas serves the demand; `nearest_feasible_share` would do."""
+    POOL_SHARE_TOO_LOW = "PoolShareTooLow"
+    """No mix spread over pools like that serves the demand; `nearest_feasible_share` would do."""
+    SURVIVABLE_SHARE_TOO_HIGH = "SurvivableShareTooHigh"
+    """No mix serves that share of the demand after the loss of a spot pool; `nearest_feasible_share` can be had."""
     REPLICA_BOUNDS = "ReplicaBoundsTooTight"
     """The bounds on replicas exclude every mix that serves the demand."""
     NO_GPU_FITS = "NoGPUFits"
@@ -32,13 +40,25 @@ class Outcome(enum.Enum):
 
 @dataclass(frozen=True)
 class MixEntry:
-    """So many replicas of a variant, what they cost and how much of their capacity the plan uses."""
+    """So many replicas of a variant, what they cost and how much of their capacity the plan uses.
+
+    Args:
+        variant: The variant.
+        replicas: How many.
+        gpus: GPUs of all of them.
+        cost_usd_per_hour: What they add to the bill: their price, 0 where they are reserved.
+        utilisation: Share of their capacity that is used.
+        reserved_usd_per_hour: Where they are reserved: their price, which is paid whether they are used or not.
+        risk_usd_per_hour: What their interruptions are expected to cost; decides, but is no price.
+    """
 
     variant: Variant
     replicas: int
     gpus: int
     cost_usd_per_hour: float
     utilisation: float
+    reserved_usd_per_hour: float = 0.0
+    risk_usd_per_hour: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -50,6 +70,26 @@ class BucketShare:
     variant: Variant
     share: float
     capacity_rps: float
+
+    @property
+    def part(self) -> Role:
+        """The part of these requests that is served: all of it, the prompt, or the output tokens after the first."""
+        return self.variant.role
+
+
+@dataclass(frozen=True)
+class Fallback:
+    """What is left after the loss of a spot pool still serves: `survivable_share` of the requests of every size.
+
+    Args:
+        pool: The pool that is lost.
+        served_share: Share of the demand that the rest serves, within the objectives.
+        shares: How the rest splits that; shares of a bucket add up to `served_share`.
+    """
+
+    pool: str
+    served_share: float
+    shares: tuple[BucketShare, ...]
 
 
 @dataclass(frozen=True)
@@ -99,9 +139,10 @@ class ServicePlan:
         outcome: How planning ended. Where it is neither `PLANNED` nor `STOCK_SHORT`, `mix` is what runs today.
         reason: One sentence for people, with figures.
         mix: Replicas by variant, sorted by variant, none with zero replicas.
-        cost_usd_per_hour: Price of `mix`.
-        lower_bound_usd_per_hour: Proven: no plan of this service, alone with all stock, costs less.
-        gap: (cost − lower bound) / cost; 0 for an empty mix.
+        cost_usd_per_hour: What `mix` adds to the bill: its price without what is reserved.
+        lower_bound_usd_per_hour: Proven: no plan of this service, alone with all stock, costs less, what interruptions
+            are expected to cost included.
+        gap: (expected cost − lower bound) / expected cost; 0 for an empty mix.
         served_share: Share of the demand that `mix` serves within the objectives.
         shares: How buckets are split over variants.
         binding: Constraints that bind.
@@ -109,6 +150,11 @@ class ServicePlan:
         rejected: Variants not in the mix, with reasons, sorted by variant.
         capacity_source: Where the capacities come from, by variant: `measured`, `roofline`, or `measured, scaled`.
         nearest_feasible_cap_usd_per_hour: With `CAP_TOO_LOW`: the lowest cap that would do.
+        nearest_feasible_share: With `SPOT_SHARE_TOO_LOW` and `POOL_SHARE_TOO_LOW`: the lowest share that would do, in
+            whole per cent; with `SURVIVABLE_SHARE_TOO_HIGH`: the highest that can be had.
+        reserved_usd_per_hour: Price of the reserved part of `mix`, which is paid whether it is used or not.
+        risk_usd_per_hour: What interruptions of spot replicas are expected to cost; decides, but is no price.
+        fallbacks: For each spot pool of the mix whose loss must be survived, how the rest serves then.
     """
 
     name: str
@@ -125,6 +171,15 @@ class ServicePlan:
     rejected: tuple[Rejection, ...] = ()
     capacity_source: tuple[tuple[Variant, str], ...] = ()
     nearest_feasible_cap_usd_per_hour: float | None = None
+    nearest_feasible_share: float | None = None
+    reserved_usd_per_hour: float = 0.0
+    risk_usd_per_hour: float = 0.0
+    fallbacks: tuple[Fallback, ...] = ()
+
+    @property
+    def expected_usd_per_hour(self) -> float:
+        """What decides between mixes: the cost, and what interruptions are expected to cost on top."""
+        return self.cost_usd_per_hour + self.risk_usd_per_hour
 
 
 class SolverStatus(enum.Enum):
@@ -138,7 +193,19 @@ class SolverStatus(enum.Enum):
 
 @dataclass(frozen=True)
 class FleetPlan:
-    """The plan of all services together."""
+    """The plan of all services together.
+
+    Args:
+        services: Their plans, sorted by name.
+        cost_usd_per_hour: What all mixes together add to the bill: what the fleet's price cap is on.
+        lower_bound_usd_per_hour: Proven: no plan costs less, what interruptions are expected to cost included.
+        gap: (expected cost − lower bound) / expected cost.
+        status: How the solver ended.
+        gpus_by_pool: GPUs in use by pool, sorted.
+        reserved_usd_per_hour: Price of the reserved GPUs in use, which are paid for whether they are used or not.
+        risk_usd_per_hour: What interruptions of spot replicas are expected to cost.
+        nearest_feasible_cap_usd_per_hour: Where the fleet's price cap is too low: the lowest that would do.
+    """
 
     services: tuple[ServicePlan, ...]
     cost_usd_per_hour: float
@@ -146,6 +213,14 @@ class FleetPlan:
     gap: float
     status: SolverStatus
     gpus_by_pool: tuple[tuple[str, int], ...] = field(default=())
+    reserved_usd_per_hour: float = 0.0
+    risk_usd_per_hour: float = 0.0
+    nearest_feasible_cap_usd_per_hour: float | None = None
+
+    @property
+    def expected_usd_per_hour(self) -> float:
+        """What decides between plans: the cost, and what interruptions are expected to cost on top."""
+        return self.cost_usd_per_hour + self.risk_usd_per_hour
 
     def service(self, name: str) -> ServicePlan:
         """The plan of the service with this name; KeyError where there is none."""

@@ -8,12 +8,13 @@ from dataclasses import replace
 import pulp
 import pytest
 
+from medley_planner.figures import service_problem
 from medley_planner.fleet import FleetState, Formulation, PlanOptions, Stock
 from medley_planner.melange import Solver, melange
 from medley_planner.memo import Memo
 from medley_planner.milp import Limits
 from medley_planner.plan import plan
-from medley_planner.problem import ServiceProblem, service_problem
+from medley_planner.problem import ServiceProblem
 from medley_planner.result import FleetPlan, Outcome, SolverStatus
 from medley_planner.sizes import SizeHistogram
 from medley_planner.variants import candidates

@@ -12,13 +12,14 @@ import medley_planner.cheapest as cheapest_module
 import medley_planner.coalitions as coalitions_module
 from medley_planner.cheapest import within_bounds
 from medley_planner.dominance import undominated
+from medley_planner.figures import service_problem
 from medley_planner.fleet import FleetState, PlanOptions, ReplicaBounds, Variant
 from medley_planner.greedy import greedy
 from medley_planner.lower_bound import fractional_bound, gap
 from medley_planner.memo import Memo
 from medley_planner.milp import Ending, Goal, Limits, Solution, solve
 from medley_planner.plan import plan
-from medley_planner.problem import FleetProblem, ServiceProblem, service_problem, stock_limits
+from medley_planner.problem import FleetProblem, ServiceProblem, stock_limits
 from medley_planner.result import Outcome, SolverStatus
 from medley_planner.sizes import SizeHistogram
 from medley_planner.split import split
