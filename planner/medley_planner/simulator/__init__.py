@@ -1,0 +1,1 @@
+"""A planned fleet in simulated time: requests arrive, are routed as planned, and are served by continuous batching."""
