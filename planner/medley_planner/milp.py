@@ -1,19 +1,25 @@
-"""The fleet's integer programme: PuLP for the model, HiGHS to solve it.
+"""The fleet's integer programme: PuLP for the model, HiGHS to solve it. The readable reference for faster ways.
 
-Sets: services s, request-size buckets b, variants v, pools p, replica sizes k.
+Sets: services s, request-size buckets b, variants v, parts of a request i (one, or prompt and output tokens), pools p,
+replica sizes k.
 
-Data: loads ℓ[s,b,v] (replicas of v that serve bucket b of s, headroom included), prices c[v], GPUs g[v], running
-r[s,v], switching cost w[s,v] per added replica, stock S[p,k].
+Data: loads ℓ[s,b,v] (replicas of v that serve bucket b of s, headroom included), prices c[v] as they decide and d[v] as
+they are billed, GPUs g[v], running r[s,v], switching cost w[s,v] per added replica, stock S[p,k], usable(n) = what n
+replicas can be loaded with.
 
-Variables: replicas n[s,v] ∈ ℤ≥0, shares x[s,b,v] ≥ 0, added replicas a[s,v] ≥ 0.
+Variables: replicas n[s,v] ∈ ℤ≥0, shares x[s,b,v] ≥ 0, shares after a loss y[s,p,b,v] ≥ 0, added replicas a[s,v] ≥ 0.
 
     minimise     Σ c·n + Σ w·a + ε Σ g·n
-    demand       Σ_v x[s,b,v] = 1                          for all s, b
-    capacity     Σ_b ℓ[s,b,v]·x[s,b,v] ≤ n[s,v]            for all s, v
-    added        a[s,v] ≥ n[s,v] − r[s,v]                  for all s, v
+    demand       Σ_{v computes i} x[s,b,v] = 1                  for all s, b, i
+    capacity     Σ_b ℓ[s,b,v]·x[s,b,v] ≤ usable(n[s,v])         for all s, v
+    survivable   Σ_{v computes i, v not in p} y[s,p,b,v] = q[s], Σ_b ℓ·y ≤ usable(n)     for all s, spot pools p, b, i
+    added        a[s,v] ≥ n[s,v] − r[s,v]                       for all s, v
     stock        Σ_{s, v in p, g[v] ≥ k} g[v]·n[s,v] ≤ S[p,k]   for all p, k
-    cost_cap     Σ_v c[v]·n[s,v] ≤ C[s]                    where s has a cap
-    replicas_min, replicas_max, pool_replicas_min, pool_replicas_max   where s has bounds
+    fleet_cost_cap   Σ d·n ≤ C                                  where the fleet has a cap
+    cost_cap, replicas_min, replicas_max, pool_replicas_min, pool_replicas_max, spot_share, pool_share
+                 lower ≤ Σ_v weight[v]·n[s,v] ≤ upper           `ServiceProblem.rows`
+    steps        n[s,v] = Σ_j (N_j·t_j + e_j), e_j ≤ M_j·t_j, Σ_j t_j ≤ 1, t_j ∈ {0,1}, e_j ≥ 0
+                 usable(n[s,v]) = Σ_j (U_j·t_j + D_j·e_j)       where queueing headroom is kept; else usable(n) = n
 
 `added` linearises max(0, n − r): w ≥ 0 pushes a down on it. ε is far below a cent and only orders mixes of equal price.
 Constraints carry these names in the model; docs/formulation.md derives them.
@@ -24,89 +30,32 @@ which stock is missing, how few replicas would do.
 
 from __future__ import annotations
 
-import enum
 import math
-from dataclasses import dataclass
+from collections.abc import Collection
 
 import pulp
 
+from medley_planner.goals import LEAVES_UNSERVED, Ending, Goal, Limits, Solution
 from medley_planner.problem import TIE_USD_PER_GPU_HOUR, FleetProblem, ServiceProblem
+
+__all__ = ["Ending", "Goal", "Limits", "Solution", "solve"]
 
 _SEED = 0
 _THREADS = 1
 _ABSOLUTE_GAP = 1e-7
 _INTEGER_TOLERANCE = 1e-4
 
-
-class Goal(enum.Enum):
-    """What the programme looks for."""
-
-    CHEAPEST = "cheapest"
-    """The cheapest mixes that serve everything."""
-    MOST_SERVED = "most served"
-    """Mixes that leave the least demand unserved, in requests per second; lower bounds on replicas do not count."""
-    CHEAPEST_OF_MOST_SERVED = "cheapest of most served"
-    """Of those that leave no more than `least_unserved`: lower bounds kept as stock allows, then the cheapest."""
-    LEAST_EXTRA_STOCK = "least extra stock"
-    """Mixes that serve everything with GPUs beyond the stock, as few dollars' worth as possible."""
-    FEWEST_REPLICAS = "fewest replicas"
-    """Mixes that serve everything with as few replicas as possible."""
-
-
-class Ending(enum.Enum):
-    """How a solve ended."""
-
-    OPTIMAL = "optimal"
-    TIME_LIMIT = "time limit"
-    """Feasible; how far from the optimum, `bound` says."""
-    INFEASIBLE = "infeasible"
-    NOTHING_FOUND = "nothing found"
-    """The time ended first, or the solver failed: nothing is known."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How long and how exactly to solve."""
-
-    time_limit_s: float
-    relative_gap: float
-
-
-@dataclass(frozen=True)
-class Solution:
-    """What a solve found.
-
-    Args:
-        ending: How it ended.
-        replicas: n[s][v], integers; empty where there is no solution.
-        objective: Value of the goal's objective.
-        bound: Proven bound on it.
-        extra_gpus: With `LEAST_EXTRA_STOCK`: GPUs wanted beyond the stock, by pool.
-        seconds: Time the solver took.
-    """
-
-    ending: Ending
-    replicas: tuple[tuple[int, ...], ...] = ()
-    objective: float = math.inf
-    bound: float = -math.inf
-    extra_gpus: tuple[tuple[str, int], ...] = ()
-    seconds: float = 0.0
-
-    @property
-    def found(self) -> bool:
-        """Whether there are mixes."""
-        return self.ending in (Ending.OPTIMAL, Ending.TIME_LIMIT)
-
-
 _ADDS_STOCK = Goal.LEAST_EXTRA_STOCK
-_LEAVES_UNSERVED = (Goal.MOST_SERVED, Goal.CHEAPEST_OF_MOST_SERVED)
+
+Terms = list[tuple[pulp.LpVariable, float]]
+"""A linear expression; each variable once, since PuLP keeps the last of a pair."""
 
 
 def solve(problem: FleetProblem, goal: Goal, limits: Limits, *, least_unserved: float = 0.0) -> Solution:
     """Solve one integer programme.
 
     Args:
-        problem: Services and the stock they share.
+        problem: Services and what they share.
         goal: What to look for.
         limits: Time and gap.
         least_unserved: With `CHEAPEST_OF_MOST_SERVED`: share of all requests that may stay unserved.
@@ -121,8 +70,8 @@ class _Programme:
         self.problem = problem
         self.goal = goal
         self.model = pulp.LpProblem("medley", pulp.LpMinimize)
-        self.objective: list[tuple[pulp.LpVariable, float]] = []  # each variable once: PuLP keeps the last of a pair
-        self.unserved: list[tuple[pulp.LpVariable, float]] = []
+        self.objective: Terms = []
+        self.unserved: Terms = []
         self.replicas = [
             [self._replica_variable(s, v) for v in range(len(service.variants))]
             for s, service in enumerate(problem.services)
@@ -131,10 +80,17 @@ class _Programme:
         self.extra = {pool: self._extra_variable(p) for p, pool in enumerate(self.pools) if goal is _ADDS_STOCK}
         total_rps = math.fsum(rate for service in problem.services for rate in service.rates)
         for s, service in enumerate(problem.services):
-            self._demand_and_capacity(s, service, total_rps)
+            usable = [self._usable(s, v, service) for v in range(len(service.variants))]
+            unserved = self._unserved(s, service, total_rps)
+            everything = range(len(service.variants))
+            self._served(f"_{s}", service, usable, unserved, among=everything, share=1.0)
+            for p, (_, left) in enumerate(service.losses):
+                survives = service.availability.survivable_share
+                self._served(f"_{s}_without_{p}", service, usable, unserved, among=left, share=survives)
             self._count_rows(s, service)
             self._price(s, service)
         self._stock()
+        self._fleet_cost_cap()
         if goal is Goal.CHEAPEST_OF_MOST_SERVED:
             self._at_most("unserved", self.unserved, least_unserved)
         objective = self.unserved if goal is Goal.MOST_SERVED else self.objective
@@ -147,44 +103,82 @@ class _Programme:
     def _extra_variable(self, p: int) -> pulp.LpVariable:
         return self.model.add_variable(f"extra_{p}", 0, None, pulp.LpInteger)
 
-    def _at_most(self, name: str, terms: list[tuple[pulp.LpVariable, float]], bound: float) -> None:
-        expression = pulp.LpAffineExpression(terms)
-        self.model.addConstraint(pulp.LpConstraint(expression, pulp.LpConstraintLE, name, bound))
+    def _constrain(self, sense: int, name: str, terms: Terms, bound: float) -> None:
+        self.model.addConstraint(pulp.LpConstraint(pulp.LpAffineExpression(terms), sense, name, bound))
 
-    def _at_least(self, name: str, terms: list[tuple[pulp.LpVariable, float]], bound: float) -> None:
-        expression = pulp.LpAffineExpression(terms)
-        self.model.addConstraint(pulp.LpConstraint(expression, pulp.LpConstraintGE, name, bound))
+    def _at_most(self, name: str, terms: Terms, bound: float) -> None:
+        self._constrain(pulp.LpConstraintLE, name, terms, bound)
 
-    def _demand_and_capacity(self, s: int, service: ServiceProblem, total_rps: float) -> None:
-        used: list[list[tuple[pulp.LpVariable, float]]] = [[] for _ in service.variants]
+    def _at_least(self, name: str, terms: Terms, bound: float) -> None:
+        self._constrain(pulp.LpConstraintGE, name, terms, bound)
+
+    def _equal(self, name: str, terms: Terms, bound: float) -> None:
+        self._constrain(pulp.LpConstraintEQ, name, terms, bound)
+
+    def _usable(self, s: int, v: int, service: ServiceProblem) -> Terms:
+        """usable(n) as a linear expression."""
+        if not service.queues:
+            return [(self.replicas[s][v], 1.0)]
+        counted: Terms = [(self.replicas[s][v], -1.0)]
+        usable: Terms = []
+        chosen: Terms = []
+        for j, step in enumerate(service.steps(v)):
+            here = self.model.add_variable(f"t_{s}_{v}_{j}", 0, 1, pulp.LpInteger)
+            chosen.append((here, 1.0))
+            counted.append((here, float(step.replicas)))
+            usable.append((here, step.usable))
+            if step.more:
+                more = self.model.add_variable(f"e_{s}_{v}_{j}", 0, step.more)
+                counted.append((more, 1.0))
+                usable.append((more, step.slope))
+                self._at_most(f"steps_more_{s}_{v}_{j}", [(more, 1.0), (here, -float(step.more))], 0)
+        self._equal(f"steps_{s}_{v}", counted, 0)
+        self._at_most(f"steps_one_{s}_{v}", chosen, 1)
+        return usable
+
+    def _unserved(self, s: int, service: ServiceProblem, total_rps: float) -> list[pulp.LpVariable] | None:
+        """The share of each bucket that nobody serves; None where all must be served."""
+        if self.goal not in LEAVES_UNSERVED:
+            return None
+        variables = [self.model.add_variable(f"u_{s}_{b}", 0, 1) for b in range(len(service.rates))]
+        self.unserved += [(u, rate / total_rps) for u, rate in zip(variables, service.rates, strict=True)]
+        return variables
+
+    def _served(
+        self,
+        name: str,
+        service: ServiceProblem,
+        usable: list[Terms],
+        unserved: list[pulp.LpVariable] | None,
+        *,
+        among: Collection[int],
+        share: float,
+    ) -> None:
+        """`demand` and `capacity`, or `survivable`: these variants serve this share of what is served at all."""
+        used: dict[int, Terms] = {v: [] for v in among}
         for b, loads in enumerate(service.loads):
-            served: list[tuple[pulp.LpVariable, float]] = []
-            for v, load in enumerate(loads):
-                if load < math.inf:
-                    share = self.model.add_variable(f"x_{s}_{b}_{v}", 0, None)
-                    served.append((share, 1.0))
-                    used[v].append((share, load))
-            if self.goal in _LEAVES_UNSERVED:
-                unserved = self.model.add_variable(f"u_{s}_{b}", 0, 1)
-                served.append((unserved, 1.0))
-                self.unserved.append((unserved, service.rates[b] / total_rps))
-            expression = pulp.LpAffineExpression(served)
-            self.model.addConstraint(pulp.LpConstraint(expression, pulp.LpConstraintEQ, f"demand_{s}_{b}", 1))
-        for v, terms in enumerate(used):
-            self._at_most(f"capacity_{s}_{v}", [*terms, (self.replicas[s][v], -1.0)], 0)
+            shares = {v: self.model.add_variable(f"x{name}_{b}_{v}", 0) for v in among if loads[v] < math.inf}
+            for v, variable in shares.items():
+                used[v].append((variable, loads[v]))
+            for i, part in enumerate(service.parts):
+                served: Terms = [(shares[v], 1.0) for v in part if v in shares]
+                if unserved is not None:
+                    served.append((unserved[b], share))
+                self._equal(f"demand{name}_{b}_{i}", served, share)
+        for v, terms in used.items():
+            if terms:
+                self._at_most(f"capacity{name}_{v}", [*terms, *((each, -weight) for each, weight in usable[v])], 0)
 
     def _count_rows(self, s: int, service: ServiceProblem) -> None:
         for r, row in enumerate(service.rows):
             name = f"{row.constraint}_{s}_{r}"
-            terms = [
-                (variable, weight) for variable, weight in zip(self.replicas[s], row.weights, strict=True) if weight
-            ]
+            terms = [(each, weight) for each, weight in zip(self.replicas[s], row.weights, strict=True) if weight]
             if row.lower is not None:
                 self._minimum(name, s, terms, row.lower)
             if row.upper is not None:
                 self._at_most(name, terms, row.upper)
 
-    def _minimum(self, name: str, s: int, terms: list[tuple[pulp.LpVariable, float]], minimum: float) -> None:
+    def _minimum(self, name: str, s: int, terms: Terms, minimum: float) -> None:
         if self.goal is Goal.MOST_SERVED:
             return
         if self.goal is Goal.CHEAPEST_OF_MOST_SERVED:
@@ -204,6 +198,8 @@ class _Programme:
             price = service.prices[v] + TIE_USD_PER_GPU_HOUR * service.gpus[v]
             if self.goal is _ADDS_STOCK:
                 self.objective.append((variable, 1e-6 * price))
+            elif self.goal is Goal.LEAST_BILL:
+                self.objective.append((variable, service.billed[v] + 1e-6 * price))
             elif service.running[v] == 0:
                 self.objective.append((variable, price + service.switching[v]))
             else:
@@ -218,22 +214,10 @@ class _Programme:
 
     def _stock(self) -> None:
         for limit in self.problem.stock:
-            terms = [
-                (self.replicas[s][v], float(service.gpus[v]))
-                for s, service in enumerate(self.problem.services)
-                for v, variant in enumerate(service.variants)
-                if variant.pool == limit.pool and service.gpus[v] >= limit.group
-            ]
+            terms = self._together([limit.weights(service) for service in self.problem.services])
             if limit.pool in self.extra:
                 terms.append((self.extra[limit.pool], -1.0))
             self._at_most(f"stock_{self.pools.index(limit.pool)}_{limit.group}", terms, limit.most)
-        if self.problem.cost_limit is not None:
-            bill = [
-                (variable, weight)
-                for s, service in enumerate(self.problem.services)
-                for variable, weight in zip(self.replicas[s], self.problem.cost_limit.weights(service), strict=True)
-            ]
-            self._at_most("fleet_cost_cap", bill, self.problem.cost_limit.most)
         for pool, variable in self.extra.items():
             prices = [
                 service.prices[v] / service.gpus[v]
@@ -242,6 +226,21 @@ class _Programme:
                 if variant.pool == pool
             ]
             self.objective.append((variable, max(prices, default=0.0) + 1e-3))
+
+    def _fleet_cost_cap(self) -> None:
+        cap = self.problem.cost_limit
+        if cap is not None:
+            bill = self._together([cap.weights(service) for service in self.problem.services])
+            self._at_most("fleet_cost_cap", bill, cap.most)
+
+    def _together(self, weights: list[tuple[float, ...]]) -> Terms:
+        """Σ_s Σ_v weights[s][v]·n[s,v]."""
+        return [
+            (variable, weight)
+            for row, of_service in zip(self.replicas, weights, strict=True)
+            for variable, weight in zip(row, of_service, strict=True)
+            if weight
+        ]
 
     def solve(self, limits: Limits) -> Solution:
         solver = pulp.HiGHS(

@@ -3,11 +3,13 @@
 The integer programme only needs *some* split to exist.
 The one used here keeps the busiest replica as little busy as possible, which is the kindest to latency:
 
-    minimise θ   subject to   Σ_v x[b,v] = 1 for all b,   Σ_b ℓ[b,v]·x[b,v] ≤ θ·n[v] for all v
+    minimise θ   subject to   Σ_{v computes i} x[b,v] = 1 for all b, i,   Σ_b ℓ[b,v]·x[b,v] ≤ θ·usable(n[v]) for all v
 
 The replicas serve everything just where θ ≤ 1. Otherwise the split that serves the most requests is used:
 
-    maximise Σ_b λ[b]·Σ_v x[b,v]   subject to   Σ_v x[b,v] ≤ 1,   Σ_b ℓ[b,v]·x[b,v] ≤ n[v]
+    maximise Σ_b λ[b]·z[b]   subject to   z[b] ≤ Σ_{v computes i} x[b,v] ≤ 1,   Σ_b ℓ[b,v]·x[b,v] ≤ usable(n[v])
+
+After the loss of a spot pool, the rest does the same with q, the share that must survive, in the place of 1.
 """
 
 from __future__ import annotations
@@ -23,6 +25,9 @@ from medley_planner.problem import LOAD_TOLERANCE, ServiceProblem
 
 _NOISE = 1e-9
 
+Shares = dict[tuple[int, int], float]
+"""x by (b, v)."""
+
 
 class SplitError(RuntimeError):
     """The solver failed on a linear programme that always has a solution."""
@@ -35,7 +40,7 @@ class Split:
     Args:
         shares: (b, v, share) of the problem's buckets and variants, positive, sorted.
         served_share: Share of the service's requests that are served.
-        loads: Replicas of v that are busy, by v, headroom included; at most n[v].
+        loads: Replicas of v that are busy, by v, headroom included; at most `usable` of them.
     """
 
     shares: tuple[tuple[int, int, float], ...]
@@ -52,95 +57,139 @@ def split(service: ServiceProblem, replicas: Sequence[int], memo: Memo) -> Split
     """The split of a service's requests over so many replicas by variant."""
     counts = tuple(replicas)
     demand = service.fresh()
-    return memo.recall(("split", demand, counts), lambda: _split(demand, counts))
+    return memo.recall(("split", demand, counts), lambda: _Splitting(demand, counts, 1.0).best())
 
 
-def _split(service: ServiceProblem, replicas: tuple[int, ...]) -> Split:
-    present = [v for v, count in enumerate(replicas) if count > 0]
-    usable = [[v for v in present if load[v] < math.inf] for load in service.loads]
-    if all(usable):
-        if len(present) <= 1:
-            shares = {(b, v): 1.0 for b, variants in enumerate(usable) for v in variants}
-        else:
-            shares = _balanced(service, replicas, usable)
-        balanced = _measured(service, shares, served=[1.0] * len(usable))
-        if all(load <= count + LOAD_TOLERANCE for load, count in zip(balanced.loads, replicas, strict=True)):
-            return balanced
-    return _most_served(service, replicas, usable)
+def split_after_loss(service: ServiceProblem, replicas: Sequence[int], pool: str, memo: Memo) -> Split:
+    """How the replicas outside of a pool serve the share of every bucket that must survive its loss, or the most of it
+    that they can."""
+    left = tuple(
+        0 if variant.pool == pool else count for variant, count in zip(service.variants, replicas, strict=True)
+    )
+    demand = service.fresh()
+    share = service.availability.survivable_share
+    return memo.recall(("split after loss", demand, left), lambda: _Splitting(demand, left, share).best())
 
 
-def _balanced(
-    service: ServiceProblem, replicas: tuple[int, ...], usable: list[list[int]]
-) -> dict[tuple[int, int], float]:
-    model = pulp.LpProblem("balanced", pulp.LpMinimize)
-    busiest = model.add_variable("theta", 0)
-    x = {(b, v): model.add_variable(f"x_{b}_{v}", 0) for b, variants in enumerate(usable) for v in variants}
-    model.setObjective(pulp.LpAffineExpression([(busiest, 1.0)]))
-    for b, variants in enumerate(usable):
-        terms = pulp.LpAffineExpression([(x[b, v], 1.0) for v in variants])
-        model.addConstraint(pulp.LpConstraint(terms, pulp.LpConstraintEQ, f"demand_{b}", 1))
-    _add_capacity(model, service, x, replicas, busiest)
-    values = _solved(model, x)
-    totals = [math.fsum(values.get((b, v), 0.0) for v in variants) for b, variants in enumerate(usable)]
-    return {(b, v): value / totals[b] for (b, v), value in values.items()}
+def survives(service: ServiceProblem, replicas: Sequence[int], memo: Memo) -> bool:
+    """Whether after the loss of any one spot pool the rest serves what must survive."""
+    share = service.availability.survivable_share
+    return all(
+        split_after_loss(service, replicas, pool, memo).served_share >= share
+        for pool, _ in service.losses
+        if any(count for variant, count in zip(service.variants, replicas, strict=True) if variant.pool == pool)
+    )
 
 
-def _most_served(service: ServiceProblem, replicas: tuple[int, ...], usable: list[list[int]]) -> Split:
-    model = pulp.LpProblem("most_served", pulp.LpMaximize)
-    x = {(b, v): model.add_variable(f"x_{b}_{v}", 0) for b, variants in enumerate(usable) for v in variants}
-    if not x:
-        return _measured(service, {}, served=[0.0] * len(usable))
-    most = max(service.rates)
-    model.setObjective(pulp.LpAffineExpression([(x[b, v], service.rates[b] / most) for b, v in x]))
-    for b, variants in enumerate(usable):
-        if variants:
-            terms = pulp.LpAffineExpression([(x[b, v], 1.0) for v in variants])
-            model.addConstraint(pulp.LpConstraint(terms, pulp.LpConstraintLE, f"demand_{b}", 1))
-    _add_capacity(model, service, x, replicas, None)
-    values = _solved(model, x)
-    served = [min(1.0, math.fsum(values.get((b, v), 0.0) for v in variants)) for b, variants in enumerate(usable)]
-    return _measured(service, values, served=served)
+class _Splitting:
+    """The split of a share of every bucket over so many replicas by variant."""
+
+    def __init__(self, service: ServiceProblem, replicas: tuple[int, ...], share: float) -> None:
+        self.service = service
+        self.share = share
+        self.usable = [service.usable(v, count) for v, count in enumerate(replicas)]
+        present = [v for v, count in enumerate(replicas) if count > 0]
+        self.able = [[v for v in present if load[v] < math.inf] for load in service.loads]
+        self.computing = [[[v for v in able if v in part] for part in service.parts] for able in self.able]
+
+    def best(self) -> Split:
+        """The most even split if everything can be served, else the one that serves the most."""
+        if all(all(variants) for variants in self.computing):
+            sole = max((len(able) for able in self.able), default=0) <= 1
+            even = {(b, able[0]): self.share for b, able in enumerate(self.able)} if sole else self._balanced()
+            balanced = self._measured(even)
+            if all(load <= room + LOAD_TOLERANCE for load, room in zip(balanced.loads, self.usable, strict=True)):
+                return balanced
+        return self._measured(self._most_served())
+
+    def _balanced(self) -> Shares:
+        model = pulp.LpProblem("balanced", pulp.LpMinimize)
+        busiest = model.add_variable("theta", 0)
+        x = self._variables(model)
+        model.setObjective(pulp.LpAffineExpression([(busiest, 1.0)]))
+        for b, parts in enumerate(self.computing):
+            for i, variants in enumerate(parts):
+                terms = pulp.LpAffineExpression([(x[b, v], 1.0) for v in variants])
+                model.addConstraint(pulp.LpConstraint(terms, pulp.LpConstraintEQ, f"demand_{b}_{i}", self.share))
+        self._add_capacity(model, x, busiest)
+        return self._exact(_solved(model, x))
+
+    def _most_served(self) -> Shares:
+        model = pulp.LpProblem("most_served", pulp.LpMaximize)
+        x = self._variables(model)
+        if not x:
+            return {}
+        rates = self.service.rates
+        served = {
+            b: model.add_variable(f"z_{b}", 0, self.share) for b, parts in enumerate(self.computing) if all(parts)
+        }
+        model.setObjective(pulp.LpAffineExpression([(z, rates[b] / max(rates)) for b, z in served.items()]))
+        for b, parts in enumerate(self.computing):
+            for i, variants in enumerate(parts):
+                terms = [(x[b, v], 1.0) for v in variants] + ([(served[b], -1.0)] if b in served else [])
+                if terms:
+                    expression = pulp.LpAffineExpression(terms)
+                    model.addConstraint(pulp.LpConstraint(expression, pulp.LpConstraintEQ, f"demand_{b}_{i}", 0))
+        self._add_capacity(model, x, None)
+        return _solved(model, x)
+
+    def _variables(self, model: pulp.LpProblem) -> dict[tuple[int, int], pulp.LpVariable]:
+        return {(b, v): model.add_variable(f"x_{b}_{v}", 0) for b, able in enumerate(self.able) for v in able}
+
+    def _add_capacity(
+        self, model: pulp.LpProblem, x: dict[tuple[int, int], pulp.LpVariable], busiest: pulp.LpVariable | None
+    ) -> None:
+        for v, room in enumerate(self.usable):
+            terms = [(variable, self.service.loads[b][v]) for (b, other), variable in x.items() if other == v]
+            if not terms:
+                continue
+            if busiest is not None:
+                terms.append((busiest, -room))
+            bound = 0 if busiest is not None else room
+            expression = pulp.LpAffineExpression(terms)
+            model.addConstraint(pulp.LpConstraint(expression, pulp.LpConstraintLE, f"capacity_{v}", bound))
+
+    def _exact(self, values: Shares) -> Shares:
+        """The same shares, adding up to the whole in every part of every bucket, not only nearly so."""
+        exact: Shares = {}
+        for b, parts in enumerate(self.computing):
+            shared = [v for v in self.able[b] if all(v in variants for variants in parts)]
+            rest = [[v for v in variants if v not in shared] for variants in parts]
+            whole = math.fsum(values.get((b, v), 0.0) for v in shared)
+            apart = [math.fsum(values.get((b, v), 0.0) for v in variants) for variants in rest]
+            scale = 1.0 if min(apart) > 0 else self.share / whole
+            exact.update({(b, v): values[b, v] * scale for v in shared if (b, v) in values})
+            left = self.share - whole * scale
+            for variants, total in zip(rest, apart, strict=True):
+                if left > 0 and total > 0:
+                    exact.update({(b, v): values[b, v] * left / total for v in variants if (b, v) in values})
+        return exact
+
+    def _measured(self, shares: Shares) -> Split:
+        """The split with what follows from it. A request in a billion is the solver's noise, not a shortage."""
+        service = self.service
+        loads = [
+            math.fsum(service.loads[b][v] * share for (b, other), share in shares.items() if other == v)
+            for v in range(len(service.variants))
+        ]
+        served = [
+            min(self.share, *(math.fsum(shares.get((b, v), 0.0) for v in variants) for variants in parts))
+            for b, parts in enumerate(self.computing)
+        ]
+        demand_rps = math.fsum(service.rates)
+        served_rps = math.fsum(rate * share for rate, share in zip(service.rates, served, strict=True))
+        share = served_rps / demand_rps if demand_rps > 0 else self.share
+        return Split(
+            shares=tuple((b, v, share) for (b, v), share in sorted(shares.items())),
+            served_share=self.share if share >= self.share - _NOISE else share,
+            loads=tuple(loads),
+        )
 
 
-def _add_capacity(
-    model: pulp.LpProblem,
-    service: ServiceProblem,
-    x: dict[tuple[int, int], pulp.LpVariable],
-    replicas: tuple[int, ...],
-    busiest: pulp.LpVariable | None,
-) -> None:
-    for v, count in enumerate(replicas):
-        terms = [(variable, service.loads[b][v]) for (b, other), variable in x.items() if other == v]
-        if not terms:
-            continue
-        if busiest is not None:
-            terms.append((busiest, -float(count)))
-        bound = 0 if busiest is not None else count
-        expression = pulp.LpAffineExpression(terms)
-        model.addConstraint(pulp.LpConstraint(expression, pulp.LpConstraintLE, f"capacity_{v}", bound))
-
-
-def _solved(model: pulp.LpProblem, x: dict[tuple[int, int], pulp.LpVariable]) -> dict[tuple[int, int], float]:
+def _solved(model: pulp.LpProblem, x: dict[tuple[int, int], pulp.LpVariable]) -> Shares:
     """The solution without what is only the solver's noise."""
     model.solve(pulp.HiGHS(msg=False, threads=1, random_seed=0))
     if model.sol_status != pulp.LpSolutionOptimal:
         raise SplitError(f"{model.name}: the solver ended with {pulp.LpStatus[model.status]}")
     values = {key: float(variable.varValue or 0.0) for key, variable in x.items()}
     return {key: value for key, value in values.items() if value > _NOISE}
-
-
-def _measured(service: ServiceProblem, shares: dict[tuple[int, int], float], *, served: list[float]) -> Split:
-    """The split with what follows from it."""
-    loads = [
-        math.fsum(service.loads[b][v] * share for (b, other), share in shares.items() if other == v)
-        for v in range(len(service.variants))
-    ]
-    demand_rps = math.fsum(service.rates)
-    served_rps = math.fsum(rate * share for rate, share in zip(service.rates, served, strict=True))
-    # A request in a billion is the solver's noise, not a shortage.
-    share = served_rps / demand_rps if demand_rps > 0 else 1.0
-    return Split(
-        shares=tuple((b, v, share) for (b, v), share in sorted(shares.items())),
-        served_share=1.0 if share >= 1.0 - _NOISE else share,
-        loads=tuple(loads),
-    )

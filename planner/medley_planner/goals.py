@@ -1,0 +1,73 @@
+"""What a programme looks for, within which limits, and what it found: the same for every way to solve one."""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass
+
+
+class Goal(enum.Enum):
+    """What the programme looks for."""
+
+    CHEAPEST = "cheapest"
+    """The cheapest mixes that serve everything."""
+    LEAST_BILL = "least bill"
+    """Mixes that serve everything and add as little as possible to the bill, whatever interruptions cost."""
+    MOST_SERVED = "most served"
+    """Mixes that leave the least demand unserved, in requests per second; lower bounds on replicas do not count."""
+    CHEAPEST_OF_MOST_SERVED = "cheapest of most served"
+    """Of those that leave no more than `least_unserved`: lower bounds kept as stock allows, then the cheapest."""
+    LEAST_EXTRA_STOCK = "least extra stock"
+    """Mixes that serve everything with GPUs beyond the stock, as few dollars' worth as possible."""
+    FEWEST_REPLICAS = "fewest replicas"
+    """Mixes that serve everything with as few replicas as possible."""
+
+
+LEAVES_UNSERVED = (Goal.MOST_SERVED, Goal.CHEAPEST_OF_MOST_SERVED)
+"""The goals for which not everything needs to be served."""
+
+
+class Ending(enum.Enum):
+    """How a solve ended."""
+
+    OPTIMAL = "optimal"
+    TIME_LIMIT = "time limit"
+    """Feasible; how far from the optimum, `bound` says."""
+    INFEASIBLE = "infeasible"
+    NOTHING_FOUND = "nothing found"
+    """The time ended first, or the solver failed: nothing is known."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long and how exactly to solve."""
+
+    time_limit_s: float
+    relative_gap: float
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What a solve found.
+
+    Args:
+        ending: How it ended.
+        replicas: n[s][v], integers; empty where there is no solution.
+        objective: Value of the goal's objective.
+        bound: Proven bound on it.
+        extra_gpus: With `LEAST_EXTRA_STOCK`: GPUs wanted beyond the stock, by pool.
+        seconds: Time the solver took.
+    """
+
+    ending: Ending
+    replicas: tuple[tuple[int, ...], ...] = ()
+    objective: float = math.inf
+    bound: float = -math.inf
+    extra_gpus: tuple[tuple[str, int], ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def found(self) -> bool:
+        """Whether there are mixes."""
+        return self.ending in (Ending.OPTIMAL, Ending.TIME_LIMIT)
