@@ -75,6 +75,10 @@ class Instance:
     drained_s: float = math.inf
     gone_s: float = math.inf
 
+    def paid_s(self, until_s: float) -> float:
+        """Time that it is paid for, from the beginning until this moment."""
+        return max(0.0, min(self.gone_s, until_s) - max(self.asked_s, 0.0))
+
 
 class _Happening(enum.IntEnum):
     """What happens to a replica; at one moment in this order."""
@@ -219,7 +223,7 @@ class Stage:
         book = self._book
         inputs, outputs = book.inputs[request], book.outputs[request]
         able = [variant for variant in self._up if self.kinds[variant].can_ever_hold(inputs, outputs)]
-        places = []
+        places: list[tuple[bool, float, int, Variant, Replica]] = []
         for variant in able:
             for replica in self._up[variant]:
                 replica.advance(now_s)
