@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medley_bench.report import Report, Row
-from medley_planner.fleet import Objectives
+from medley_planner.fleet import Objectives, Parallelism
 from medley_planner.gpus import gpu_type
 from medley_planner.known_models import known_models
 from medley_planner.measured import LoadCurve
@@ -44,7 +44,9 @@ ARENA_MEAN_SIZE = (329, 196)
 
 def rate_rps(model: ModelArchitecture, gpu: str, parallel: int, size: tuple[int, int], objectives: Objectives) -> float:
     """What the roofline gives for one replica."""
-    return float(sustained_rates(model, gpu_type(gpu), parallel, [size], objectives).requests_per_second[0])
+    return float(
+        sustained_rates(model, gpu_type(gpu), Parallelism(parallel), [size], objectives).requests_per_second[0]
+    )
 
 
 def page() -> str:

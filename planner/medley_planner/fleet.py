@@ -170,6 +170,13 @@ class Objectives:
     time_per_output_token_percentile: float | None = None
     time_to_first_token_percentile: float | None = None
 
+    @property
+    def at_percentiles(self) -> bool:
+        """Whether an objective is at a percentile of requests, not of their mean."""
+        per_token = self.time_per_output_token_s is not None and self.time_per_output_token_percentile is not None
+        first_token = self.time_to_first_token_s is not None and self.time_to_first_token_percentile is not None
+        return per_token or first_token
+
 
 @dataclass(frozen=True)
 class Availability:

@@ -10,23 +10,26 @@ Elsewhere the nearest measured size is carried over by the roofline's shape:
 with rooflines free of objectives, so that a looser objective never lowers the answer.
 It is then bounded by what was measured:
 no more than a measured size that is smaller in both respects, no less than one that is larger in both.
+
+Points carry mean latencies. For an objective at a percentile each is multiplied by how much longer than the mean the
+roofline says that percentile is, for as large a batch.
 """
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from medley_planner.fleet import Objectives
+from medley_planner.estimate import Size
+from medley_planner.fleet import Objectives, Parallelism
 from medley_planner.gpus import GPUType
 from medley_planner.latency import Latency
 from medley_planner.models import ModelArchitecture, ThroughputPoint
-from medley_planner.roofline import sustained_rates
-
-Size = tuple[int, int]
-"""Input tokens and output tokens of a request."""
+from medley_planner.roofline import percentile_ratios, sustained_rates
+from medley_planner.step_time import StepTime
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,12 @@ class LoadCurve:
             self._rate_within(self.time_to_first_token_s, objectives.time_to_first_token_s),
         )
 
+    def residence_s(self, rate_rps: float, output_tokens: int) -> float:
+        """Mean time that a request of so many output tokens is in the replica at a rate, linear between points."""
+        first_token_s = _linear(rate_rps, self.rates_rps, self.time_to_first_token_s)
+        per_token_s = _linear(rate_rps, self.rates_rps, self.time_per_output_token_s)
+        return first_token_s + (output_tokens - 1) * per_token_s
+
     @property
     def lightest(self) -> Latency:
         """The latencies at the lowest measured rate."""
@@ -91,18 +100,20 @@ class MeasuredRate:
     Args:
         requests_per_second: The largest rate within the objectives; 0 where there is none.
         scaled: Whether it was carried over from another size by the roofline's shape.
+        concurrency: Requests in the replica at that rate, by Little's law.
         detail: Why there is none, with figures; empty where there is one.
     """
 
     requests_per_second: float
     scaled: bool
     detail: str = ""
+    concurrency: float = 0.0
 
 
-def load_curves(
-    measurements: Sequence[ThroughputPoint], *, engine: str, gpu: GPUType, tensor_parallel: int
-) -> Mapping[Size, LoadCurve]:
-    """The measured curves for a variant by size, sorted; empty where nothing was measured.
+def points_of(
+    measurements: Sequence[ThroughputPoint], *, engine: str, gpu: GPUType, parallelism: Parallelism
+) -> list[ThroughputPoint]:
+    """The measured points that tell about a variant.
 
     Points that name the engine count alone where there are any; else those that name none. The GPU's name is matched
     whatever its case.
@@ -110,9 +121,16 @@ def load_curves(
     here = [
         point
         for point in measurements
-        if point.gpu.casefold() == gpu.name.casefold() and point.tensor_parallel == tensor_parallel
+        if point.gpu.casefold() == gpu.name.casefold() and _parallelism(point) == parallelism
     ]
-    chosen = [point for point in here if point.engine == engine] or [point for point in here if point.engine is None]
+    return [point for point in here if point.engine == engine] or [point for point in here if point.engine is None]
+
+
+def load_curves(
+    measurements: Sequence[ThroughputPoint], *, engine: str, gpu: GPUType, parallelism: Parallelism
+) -> Mapping[Size, LoadCurve]:
+    """The measured curves for a variant by size, sorted; empty where nothing was measured."""
+    chosen = points_of(measurements, engine=engine, gpu=gpu, parallelism=parallelism)
     by_size: dict[Size, list[ThroughputPoint]] = {}
     for point in chosen:
         by_size.setdefault((point.input_tokens, point.output_tokens), []).append(point)
@@ -124,25 +142,31 @@ def measured_rates(
     *,
     model: ModelArchitecture,
     gpu: GPUType,
-    tensor_parallel: int,
+    parallelism: Parallelism,
     sizes: Sequence[Size],
     objectives: Objectives,
 ) -> tuple[MeasuredRate, ...]:
     """The largest rate within the objectives at each size, from at least one measured curve."""
+    means = curves
+    if objectives.at_percentiles:
+        times = StepTime(model, gpu, parallelism)
+        curves = {size: _at_percentiles(curve, size, times, objectives) for size, curve in curves.items()}
     rates = {size: curve.rate_within(objectives) for size, curve in curves.items()}
+    inside = {size: rates[size] * curve.residence_s(rates[size], size[1]) for size, curve in means.items()}
     outside = [size for size in sizes if size not in rates and _rectangle(size, rates) is None]
     carry = None
     if outside:
-        shape = _shape(model, gpu, tensor_parallel, (*rates, *outside))
-        carry = _Carry(curves, rates, shape, objectives)
+        shape = _shape(model, gpu, parallelism, (*rates, *outside))
+        carry = _Carry(curves, rates, inside, shape, objectives)
     found: list[MeasuredRate] = []
     for size in sizes:
         if size in rates:
-            found.append(MeasuredRate(rates[size], scaled=False, detail=_missed(size, curves[size], objectives)))
+            missed = _missed(size, curves[size], objectives)
+            found.append(MeasuredRate(rates[size], scaled=False, detail=missed, concurrency=inside[size]))
             continue
         corners = _rectangle(size, rates)
         if corners is not None:
-            found.append(_interpolated(size, corners, curves, rates, objectives))
+            found.append(_interpolated(size, corners, curves=curves, rates=rates, inside=inside, objectives=objectives))
         else:
             assert carry is not None
             found.append(carry.rate(size))
@@ -172,8 +196,10 @@ def _rectangle(size: Size, rates: Mapping[Size, float]) -> _Corners | None:
 def _interpolated(
     size: Size,
     corners: _Corners,
+    *,
     curves: Mapping[Size, LoadCurve],
     rates: Mapping[Size, float],
+    inside: Mapping[Size, float],
     objectives: Objectives,
 ) -> MeasuredRate:
     left, right, bottom, top = corners
@@ -189,7 +215,10 @@ def _interpolated(
     for corner, _ in used:
         if rates[corner] == 0:
             return MeasuredRate(0.0, scaled=False, detail=_missed(corner, curves[corner], objectives))
-    return MeasuredRate(math.exp(math.fsum(weight * math.log(rates[corner]) for corner, weight in used)), scaled=False)
+    rate, concurrency = (
+        math.exp(math.fsum(weight * math.log(values[corner]) for corner, weight in used)) for values in (rates, inside)
+    )
+    return MeasuredRate(rate, scaled=False, concurrency=concurrency)
 
 
 def _share(value: int, start: int, end: int) -> float:
@@ -201,15 +230,16 @@ class _Shape:
     """The roofline at one size: the rate without objectives, and latencies with hardly any load."""
 
     requests_per_second: float
+    concurrency: float
     idle: Latency
 
 
 def _shape(
-    model: ModelArchitecture, gpu: GPUType, tensor_parallel: int, sizes: Sequence[Size]
+    model: ModelArchitecture, gpu: GPUType, parallelism: Parallelism, sizes: Sequence[Size]
 ) -> Mapping[Size, _Shape]:
-    roofline = sustained_rates(model, gpu, tensor_parallel, sizes, Objectives())
-    rates = roofline.requests_per_second.tolist()
-    return {size: _Shape(rate, idle) for size, rate, idle in zip(sizes, rates, roofline.idle, strict=True)}
+    roofline = sustained_rates(model, gpu, parallelism, sizes, Objectives())
+    columns = (roofline.requests_per_second.tolist(), roofline.concurrency.tolist(), roofline.idle)
+    return {size: _Shape(*figures) for size, *figures in zip(sizes, *columns, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -218,6 +248,7 @@ class _Carry:
 
     curves: Mapping[Size, LoadCurve]
     rates: Mapping[Size, float]
+    inside: Mapping[Size, float]
     shape: Mapping[Size, _Shape]
     objectives: Objectives
 
@@ -238,7 +269,8 @@ class _Carry:
         rate = self.rates[near] * self.shape[size].requests_per_second / self.shape[near].requests_per_second
         rate = max([rate, *(self.rates[known] for known in larger)])
         rate = min([rate, *(self.rates[known] for known in smaller)])
-        return MeasuredRate(rate, scaled=True)
+        inside = self.inside[near] * self.shape[size].concurrency / self.shape[near].concurrency
+        return MeasuredRate(rate, scaled=True, concurrency=inside)
 
     def _lightest(self, size: Size, near: Size) -> Latency:
         """Latencies at a size under the lightest load measured nearby, carried over like the rate."""
@@ -248,6 +280,33 @@ class _Carry:
             per_token_s *= measured.time_per_output_token_s / there.time_per_output_token_s
         first_token_s = measured.time_to_first_token_s * here.time_to_first_token_s / there.time_to_first_token_s
         return Latency(per_token_s, first_token_s)
+
+
+def _parallelism(point: ThroughputPoint) -> Parallelism:
+    return Parallelism(point.tensor_parallel, point.pipeline_parallel, point.data_parallel)
+
+
+def _at_percentiles(curve: LoadCurve, size: Size, times: StepTime, objectives: Objectives) -> LoadCurve:
+    """A curve of means as one of percentiles, where the objectives are at some."""
+    pairs = zip(curve.rates_rps, curve.time_per_output_token_s, strict=True)
+    batches = [rate * (size[1] - 1) * per_token_s for rate, per_token_s in pairs]
+    per_token, first_token = percentile_ratios(times, size, batches, objectives)
+    return LoadCurve(
+        curve.rates_rps,
+        tuple(mean_s * ratio for mean_s, ratio in zip(curve.time_per_output_token_s, per_token, strict=True)),
+        tuple(mean_s * ratio for mean_s, ratio in zip(curve.time_to_first_token_s, first_token, strict=True)),
+    )
+
+
+def _linear(at: float, places: Sequence[float], values: Sequence[float]) -> float:
+    """The value at a place, linear between the given ones and constant beyond."""
+    above = bisect.bisect_left(places, at)
+    if above == 0:
+        return values[0]
+    if above == len(places):
+        return values[-1]
+    share = (at - places[above - 1]) / (places[above] - places[above - 1])
+    return values[above - 1] + share * (values[above] - values[above - 1])
 
 
 def _distance(one: Size, other: Size) -> float:

@@ -240,8 +240,10 @@ class ThroughputPoint:
 
     Args:
         gpu: Name of the GPU type, as in the catalogue.
-        tensor_parallel: GPUs of the replica.
+        tensor_parallel: GPUs that shared every matrix product.
         engine: Engine that was measured; None if the figures hold for any.
+        pipeline_parallel: Stages of the replica's pipeline.
+        data_parallel: Data parallel ranks of the replica; all figures are the whole replica's.
         input_tokens: Input size of the requests.
         output_tokens: Output size of the requests.
         requests_per_second: Rate that the replica sustained.
@@ -260,11 +262,13 @@ class ThroughputPoint:
     time_per_output_token_s: float
     time_to_first_token_s: float
     engine: str | None = None
+    pipeline_parallel: int = 1
+    data_parallel: int = 1
 
     def __post_init__(self) -> None:
         if not self.gpu:
             raise ModelError("gpu", "must not be empty")
-        for name in ("tensor_parallel", "input_tokens", "output_tokens"):
+        for name in ("tensor_parallel", "input_tokens", "output_tokens", "pipeline_parallel", "data_parallel"):
             _require_integer(name, getattr(self, name), minimum=1)
         for name in ("requests_per_second", "time_per_output_token_s", "time_to_first_token_s"):
             _require_positive(name, getattr(self, name))

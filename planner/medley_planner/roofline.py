@@ -2,7 +2,7 @@
 
 The formulae, with the names used here, and how far they are from measurements: docs/formulation-capacity.md.
 
-The state of a replica is one number, ρ: requests finished per step of the engine, the same for arrivals.
+The state of a replica is one number, ρ: requests finished per step of a unit (`StepTime`), the same for arrivals.
 With inputs of `i` and outputs of `o` tokens, d = o − 1 of them decoded (the first comes out of the prefill),
 a step decodes B = ρ·d tokens, one for each running request, and prefills q = ρ·i tokens on average.
 A step's time grows with ρ, so that latency objectives bound ρ from above; the rate is ρ over the mean time of a step.
@@ -20,43 +20,33 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from medley_planner.fleet import Objectives
+from medley_planner.fleet import Objectives, Parallelism, Role
 from medley_planner.gpus import GPUType
 from medley_planner.latency import Latency
 from medley_planner.memory import ReplicaMemory
 from medley_planner.models import ModelArchitecture
+from medley_planner.percentiles import count_at, largest_load, mean_within, waiting_services
+from medley_planner.step_time import StepTime
 
 FloatArray = npt.NDArray[np.float64]
 
-MFU = 0.60
-"""Share of the peak arithmetic rate that matrix products reach."""
-MBU = 0.75
-"""Share of the peak memory bandwidth that reading weights reaches."""
-KEY_VALUE_MBU = 0.60
-"""Share of the peak memory bandwidth that reading the cache reaches."""
-ATTENTION_MFU = 0.40
-"""Share of the peak arithmetic rate that attention over a prompt reaches."""
-EXPERT_EFFICIENCY = 0.80
-"""Routed experts, relative to the same work in dense layers: ragged batches and permutations."""
-LAYER_OVERHEAD_S = 15e-6
-"""Kernel launches and small kernels of a layer, in each step."""
-STEP_OVERHEAD_S = 1e-3
-"""Scheduling, sampling and detokenising, in each step."""
-ALL_REDUCE_LATENCY_S = 15e-6
-"""Fixed time of an all-reduce; a layer has two."""
-LINK_EFFICIENCY = 0.5
-"""Share of the link's bandwidth that an all-reduce reaches."""
-
 MAX_SEQUENCES = 256
-"""Requests that the engine decodes at once (vLLM's `--max-num-seqs`)."""
+"""Requests that a data parallel rank decodes at once (vLLM's `--max-num-seqs`)."""
 MAX_STEP_TOKENS = 2048
 """Tokens of a step, decoded and prefilled together (vLLM's `--max-num-batched-tokens`)."""
+KEY_VALUE_TRANSFER_BYTES_PER_S = 12.5e9
+"""What a GPU can send to another node: a 100 Gbit/s network, or its link to peers where that is slower.
+
+A prefill replica hands the cache of a prompt over to a decode replica at this rate.
+"""
 
 _STEPS_PER_OCTAVE = 8
 _RHO: FloatArray = np.exp2(np.arange(-28 * _STEPS_PER_OCTAVE, 11 * _STEPS_PER_OCTAVE + 1) / _STEPS_PER_OCTAVE)
 """Finished requests per step, from one in 2²⁸ steps (an idle replica) to `MAX_STEP_TOKENS` of one token."""
 
-_ACTIVATION_BYTES = 2.0
+
+_BISECTIONS = 40
+"""Halvings of an interval of ρ: to a part in 10¹²."""
 
 
 @dataclass(frozen=True)
@@ -65,136 +55,239 @@ class SustainedRates:
 
     Args:
         requests_per_second: Largest rates; 0 where even an idle replica misses an objective.
-        idle: Mean latencies with hardly any load: no load has better ones.
+        concurrency: Requests in the replica at these rates, by Little's law.
+        idle: Latencies with hardly any load: no load has better ones.
+        loaded: Mean latencies at the largest rates; of no meaning where the rate is 0.
     """
 
     requests_per_second: FloatArray
+    concurrency: FloatArray
     idle: tuple[Latency, ...]
+    loaded: tuple[Latency, ...]
 
 
 def sustained_rates(
     model: ModelArchitecture,
     gpu: GPUType,
-    tensor_parallel: int,
+    parallelism: Parallelism,
     sizes: Sequence[tuple[int, int]],
     objectives: Objectives,
+    *,
+    role: Role = Role.SHARED,
 ) -> SustainedRates:
     """The largest rates that one replica sustains within the objectives, for each (input tokens, output tokens).
 
-    Nothing waits in a queue: the figures are means of a steady state, and headroom for bursts is the plan's.
+    Mean objectives are those of a steady state in which nothing waits in a queue, as headroom for bursts is the plan's;
+    objectives at percentiles allow for prompts that wait for each other, and for a batch that fluctuates.
     Every size must fit into the cache (`medley_planner.memory.too_small`).
     """
-    replica = _Replica(model, gpu, tensor_parallel)
-    size_array = np.asarray(sizes, dtype=np.float64).reshape(-1, 2)
-    inputs, outputs = size_array[:, :1], size_array[:, 1:]
-    step_s, first_token_s = _latencies(replica, inputs, outputs)
-    rho = _rho_within_limits(replica, inputs[:, 0], outputs[:, 0])
-    decodes = outputs[:, 0] > 1
-    if objectives.time_per_output_token_s is not None:
-        bound = _rho_within(step_s, objectives.time_per_output_token_s)
-        rho = np.where(decodes, np.minimum(rho, bound), rho)
-    if objectives.time_to_first_token_s is not None:
-        rho = np.minimum(rho, _rho_within(first_token_s, objectives.time_to_first_token_s))
-    idle = zip(np.where(decodes, step_s[:, 0], 0.0).tolist(), first_token_s[:, 0].tolist(), strict=True)
-    return SustainedRates(_largest_rate(step_s, rho), tuple(Latency(*latencies) for latencies in idle))
+    state = SteadyState.of(StepTime(model, gpu, parallelism), sizes, role)
+    rho = _rho_at_time_per_output_token(state, objectives)
+    first_token_s, percentile = objectives.time_to_first_token_s, objectives.time_to_first_token_percentile
+    judged = first_token_s is not None and role is not Role.DECODE
+    if first_token_s is not None and judged:
+        rho = np.minimum(rho, rho_within(state.first_token_s, first_token_s))
+        if percentile is not None:
+            rho = np.where(state.decoded > 0, state.rho_within_wait(rho, first_token_s, percentile), rho)
+    rates, best = state.largest_rates(rho)
+    if first_token_s is not None and judged and (percentile is not None or role is Role.PREFILL):
+        rates = np.where(state.decoded > 0, rates, state.prefill_rates(rho, first_token_s, percentile))
+    rates = np.where(rho > 0, rates * state.units, 0.0)
+    inside = np.where(rates > 0, rates * state.residence_s(best), 0.0)
+    return SustainedRates(rates, inside, state.idle, state.latencies(best))
 
 
-def _latencies(replica: _Replica, inputs: FloatArray, outputs: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Mean time of a step, which is the time per output token, and mean time to the first token; both (sizes, ρ)."""
-    decoded = outputs - 1
-    context = inputs + outputs / 2
-    batch = np.where(decoded > 0, np.maximum(_RHO * decoded, 1.0), 0.0)
-    prefilled = _RHO * inputs
-    room = np.maximum(MAX_STEP_TOKENS - batch, 1.0)
-    chunk = np.maximum(np.minimum(inputs, room), prefilled)
-    decode_s = np.where(decoded > 0, replica.step_s(batch, context, np.zeros_like(chunk), inputs), 0.0)
-    mixed_s = replica.step_s(batch, context, chunk, inputs)
-    mixed_share = prefilled / chunk
-    step_s = (1 - mixed_share) * decode_s + mixed_share * mixed_s
-    chunks = np.maximum(inputs / chunk, 1.0)
-    first_token_s = step_s / 2 + chunks * mixed_s
-    return step_s, first_token_s
+def _rho_at_time_per_output_token(state: SteadyState, objectives: Objectives) -> FloatArray:
+    """Largest ρ within the engine's limits and the objective for output tokens.
+
+    A request's own mean over its steps is at the percentile what all requests' mean is with as many more requests in
+    the batch as that percentile of arrivals brings: m + z·√m for m of them. The batch never grows beyond the limits.
+    """
+    if objectives.time_per_output_token_s is None:
+        return state.limit
+    bound = rho_within(state.step_s, objectives.time_per_output_token_s)
+    decoded = np.maximum(state.decoded, 1.0)
+    mean = mean_within(bound * decoded, objectives.time_per_output_token_percentile) / decoded
+    within = np.where(bound >= state.limit, state.limit, mean)
+    return np.where(state.decoded > 0, within, state.limit)
 
 
 @dataclass(frozen=True)
-class _Replica:
-    """Times of one engine step on a replica; arrays in, arrays out."""
+class SteadyState:
+    """Latencies of one unit of a replica over ρ, for each size.
 
-    model: ModelArchitecture
-    gpu: GPUType
-    tensor_parallel: int
+    Args:
+        units: Units of the replica.
+        decoded: Tokens that are decoded for a request, after the first; (sizes,).
+        prompts: Tokens that are prefilled for a request; (sizes,).
+        step_s: Mean time of a step, which is the time per output token; (sizes, ρ).
+        first_token_s: Mean time to the first token where no prompt waits for another; (sizes, ρ).
+        prompt_s: Time that a prompt takes where others wait behind it, so that every step is full; (sizes, ρ).
+        limit: Largest ρ that the engine's limits allow; (sizes,).
+    """
 
-    def step_s(self, batch: FloatArray, context: FloatArray, chunk: FloatArray, prompt: FloatArray) -> FloatArray:
-        """Time of a step that decodes `batch` requests of `context` tokens and prefills `chunk` tokens of a prompt."""
-        tokens = batch + chunk
-        return (
-            STEP_OVERHEAD_S
-            + LAYER_OVERHEAD_S * self.model.layers
-            + self._products_s(tokens)
-            + self._cache_read_s(batch * context)
-            + self._prompt_attention_s(chunk, prompt)
-            + self._all_reduce_s(tokens)
-        )
+    units: int
+    decoded: FloatArray
+    prompts: FloatArray
+    step_s: FloatArray
+    first_token_s: FloatArray
+    prompt_s: FloatArray
+    limit: FloatArray
+
+    @classmethod
+    def of(
+        cls,
+        times: StepTime,
+        sizes: Sequence[tuple[int, int]],
+        role: Role = Role.SHARED,
+        *,
+        step_tokens: int = MAX_STEP_TOKENS,
+    ) -> SteadyState:
+        """The steady state of a replica whose steps take these times.
+
+        Args:
+            times: Times of steps.
+            sizes: Requests, as (input tokens, output tokens).
+            role: A prefill replica decodes nothing, a decode replica prefills nothing.
+            step_tokens: Most tokens of a step, decoded and prefilled together.
+        """
+        size_array = np.asarray(sizes, dtype=np.float64).reshape(-1, 2)
+        inputs, outputs = size_array[:, :1], size_array[:, 1:]
+        decoded = np.zeros_like(outputs) if role is Role.PREFILL else outputs - 1
+        prompts = inputs
+        if role is Role.DECODE:
+            decoded, prompts = np.maximum(decoded, 1.0), np.zeros_like(inputs)
+        context = inputs + (decoded + 1) / 2
+        batch = np.where(decoded > 0, np.maximum(_RHO * decoded, 1.0), 0.0)
+        room = np.maximum(step_tokens - batch, 1.0)
+        prefilled = _RHO * prompts
+        chunk = np.maximum(np.minimum(np.maximum(prompts, 1.0), room), prefilled)
+        none = np.zeros_like(chunk)
+        decode_s = np.where(decoded > 0, times.step_s(batch, context, none, inputs), 0.0)
+        mixed_s = times.step_s(batch, context, chunk, inputs)
+        mixed_share = prefilled / chunk
+        if times.together > 1:
+            mixed_share = 1 - (1 - np.minimum(mixed_share, 1.0)) ** times.together
+        step_s = (1 - mixed_share) * decode_s + mixed_share * mixed_s
+        chunks = np.maximum(prompts / chunk, 1.0)
+        first_token_s = step_s / 2 + chunks * mixed_s
+        prompt_s = prompts / room * times.step_s(batch, context, room, inputs)
+        if role is Role.PREFILL:
+            first_token_s = first_token_s + _transfer_s(times, inputs)
+        limit = _within_limits(times, context[:, 0], decoded[:, 0], prompts[:, 0], step_tokens)
+        return cls(times.units, decoded[:, 0], prompts[:, 0], step_s, first_token_s, prompt_s, limit)
 
     @property
-    def _flops_per_s(self) -> float:
-        if self.model.computes_in_8_bit and self.gpu.dense_flops_8bit is not None:
-            return self.gpu.dense_flops_8bit
-        return self.gpu.dense_flops_16bit
+    def idle(self) -> tuple[Latency, ...]:
+        """Latencies with hardly any load."""
+        return self.latencies(np.full(len(self.decoded), _RHO[0]))
 
-    def _products_s(self, tokens: FloatArray) -> FloatArray:
-        """Matrix products of a step: the slower of reading weights and computing, for shared weights and for experts.
+    def latencies(self, rho: FloatArray) -> tuple[Latency, ...]:
+        """Mean latencies at one ρ for each size."""
+        per_token_s = np.where(self.decoded > 0, _at(self.step_s, rho), 0.0)
+        both = zip(per_token_s.tolist(), _at(self.first_token_s, rho).tolist(), strict=True)
+        return tuple(Latency(*latencies) for latencies in both)
 
-        Of E routed experts of which each token takes k, n tokens touch E·(1 − (1 − k/E)ⁿ) if they choose independently.
+    def waiting_s(self, rho: FloatArray, percentile: float | None) -> FloatArray:
+        """Time to the first token at one ρ for each size, with the wait for prompts that came before."""
+        prompt_s = _at(self.prompt_s, rho)
+        load = np.where(rho > 0, rho / _at(self.step_s, rho), 0.0) * prompt_s
+        with np.errstate(invalid="ignore"):
+            waited = np.where(prompt_s > 0, waiting_services(load, percentile) * prompt_s, 0.0)
+        return _at(self.first_token_s, rho) + waited
+
+    def rho_within_wait(self, rho: FloatArray, first_token_s: float, percentile: float) -> FloatArray:
+        """The largest ρ up to `rho` at which this percentile of prompts has its first token in time."""
+        low, high = np.zeros_like(rho), rho
+        within = self.waiting_s(rho, percentile) <= first_token_s
+        for _ in range(_BISECTIONS):
+            middle = (low + high) / 2
+            holds = self.waiting_s(middle, percentile) <= first_token_s
+            low, high = np.where(holds, middle, low), np.where(holds, high, middle)
+        return np.where(within, rho, low)
+
+    def prefill_rates(self, rho: FloatArray, first_token_s: float, percentile: float | None) -> FloatArray:
+        """The largest rates per unit of requests of which nothing is decoded; prompts that wait count.
+
+        ρ says how many prompts share a step, and the load for how much of its time the replica computes at all.
         """
-        model, gpus = self.model, self.tensor_parallel
-        read = MBU * self.gpu.memory_bandwidth_bytes_per_s
-        compute = MFU * self._flops_per_s
-        shared = model.shared_parameters / gpus
-        shared_s = np.maximum(shared * model.weight_bytes_per_parameter / read, 2 * shared * tokens / compute)
-        if not model.experts:
-            return shared_s
-        all_experts = model.expert_parameters / gpus
-        taken = model.active_experts / model.experts
-        touched = 1 - (1 - taken) ** tokens
-        experts_s = np.maximum(
-            all_experts * touched * model.weight_bytes_per_parameter / read,
-            2 * all_experts * taken * tokens / compute,
-        )
-        return shared_s + experts_s / EXPERT_EFFICIENCY
+        service_s = self.step_s / _RHO
+        slack = (first_token_s - self.first_token_s) / service_s
+        rates = np.where(rho[:, None] >= _RHO, largest_load(slack, percentile) / service_s, 0.0)
+        return np.asarray(np.max(rates, axis=1))
 
-    def _cache_read_s(self, cached_tokens: FloatArray) -> FloatArray:
-        memory = ReplicaMemory.of(self.model, self.gpu, self.tensor_parallel)
-        read = KEY_VALUE_MBU * self.gpu.memory_bandwidth_bytes_per_s
-        return cached_tokens * memory.key_value_bytes_per_token / read
+    def largest_rates(self, rho: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """The largest rates per unit over all ρ up to the given ones, and where they are: engines may run below limits.
 
-    def _prompt_attention_s(self, chunk: FloatArray, prompt: FloatArray) -> FloatArray:
-        """Attention of prompt tokens to half of their prompt, on average: 4·layers·heads·head size per pair."""
-        width = self.model.layers * self.model.attention_heads * self.model.head_size / self.tensor_parallel
-        return 4 * width * chunk * (prompt / 2) / (ATTENTION_MFU * self.gpu.dense_flops_16bit)
+        Within a segment of the grid the rate is monotone, so that its maximum is at a grid point or at the end.
+        """
+        at_end = np.where(rho > 0, rho / _at(self.step_s, rho), 0.0)
+        on_grid = np.where(rho[:, None] >= _RHO, _RHO / self.step_s, 0.0)
+        best = np.argmax(on_grid, axis=1)
+        largest = on_grid[np.arange(len(rho)), best]
+        return np.maximum(at_end, largest), np.where(at_end >= largest, rho, _RHO[best])
 
-    def _all_reduce_s(self, tokens: FloatArray) -> FloatArray:
-        """Two ring all-reduces a layer; each sends 2·(p − 1)/p of the activations from every one of p GPUs."""
-        gpus = self.tensor_parallel
-        if gpus == 1:
-            return np.zeros_like(tokens)
-        sent_bytes = 2 * (gpus - 1) / gpus * self.model.hidden_size * _ACTIVATION_BYTES * tokens
-        link = LINK_EFFICIENCY * self.gpu.link_bandwidth_bytes_per_s
-        return 2 * self.model.layers * (ALL_REDUCE_LATENCY_S + sent_bytes / link)
+    def residence_s(self, rho: FloatArray) -> FloatArray:
+        """Time that a request is in the replica, from its first prompt token to its last output token, at one ρ."""
+        return _at(self.first_token_s, rho) + self.decoded * _at(self.step_s, rho)
 
 
-def _rho_within_limits(replica: _Replica, inputs: FloatArray, outputs: FloatArray) -> FloatArray:
+def percentile_ratios(
+    times: StepTime, size: tuple[int, int], batches: Sequence[float], objectives: Objectives
+) -> tuple[list[float], list[float]]:
+    """How much longer than the mean the objectives' percentiles are, for output tokens and for the first token.
+
+    Args:
+        times: Times of the replica's steps.
+        size: Input and output tokens of the requests.
+        batches: Requests that decode at once on the whole replica; one ratio is given for each.
+        objectives: The percentiles; ratios are 1 where there is none.
+    """
+    state = SteadyState.of(times, [size] * len(batches))
+    decoded = np.maximum(state.decoded, 1.0)
+    mean = np.asarray(batches, dtype=np.float64) / state.units
+    rho = np.minimum(mean / decoded, state.limit)
+    often = np.minimum(
+        count_at(mean, objectives.time_per_output_token_percentile) / decoded, np.maximum(rho, state.limit)
+    )
+    per_token = _at(state.step_s, often) / _at(state.step_s, rho)
+    if objectives.time_to_first_token_percentile is None:
+        return per_token.tolist(), [1.0] * len(batches)
+    waiting_s = state.waiting_s(rho, objectives.time_to_first_token_percentile)
+    return per_token.tolist(), (waiting_s / _at(state.first_token_s, rho)).tolist()
+
+
+def _at(values: FloatArray, rho: FloatArray) -> FloatArray:
+    """Each row's value at its ρ, linear between grid points."""
+    above = np.clip(np.searchsorted(_RHO, rho), 1, len(_RHO) - 1)
+    rows = np.arange(len(values))
+    share = np.clip((rho - _RHO[above - 1]) / (_RHO[above] - _RHO[above - 1]), 0.0, 1.0)
+    low = values[rows, above - 1]
+    return np.asarray(low + share * (values[rows, above] - low))
+
+
+def _transfer_s(times: StepTime, inputs: FloatArray) -> FloatArray:
+    """Time to hand the cache of a prompt over to a decode replica: each GPU sends its part."""
+    memory = ReplicaMemory.of(times.model, times.gpu, times.parallelism)
+    sent_per_s = min(KEY_VALUE_TRANSFER_BYTES_PER_S, times.gpu.link_bandwidth_bytes_per_s)
+    return memory.request_bytes(inputs) / sent_per_s
+
+
+def _within_limits(
+    times: StepTime, context: FloatArray, decoded: FloatArray, prompts: FloatArray, step_tokens: int
+) -> FloatArray:
     """Largest ρ that the engine's limits allow: requests at once, tokens of a step, and the cache.
 
-    A running request holds its input and, on average, half of its output.
+    A running request holds its input and, on average, half of its output. The units of a pipeline share the cache, and
+    the requests at once, of their data parallel rank.
     """
-    memory = ReplicaMemory.of(replica.model, replica.gpu, replica.tensor_parallel)
-    batch = np.minimum(MAX_SEQUENCES, memory.key_value_tokens / (inputs + outputs / 2))
-    by_batch = np.where(outputs > 1, batch / np.maximum(outputs - 1, 1), np.inf)
-    return np.minimum(by_batch, MAX_STEP_TOKENS / (inputs + outputs - 1))
+    memory = ReplicaMemory.of(times.model, times.gpu, times.parallelism)
+    batch = np.minimum(MAX_SEQUENCES, memory.requests(context)) / times.parallelism.pipeline
+    by_batch = np.where(decoded > 0, batch / np.maximum(decoded, 1.0), np.inf)
+    return np.asarray(np.minimum(by_batch, step_tokens / (prompts + decoded)))
 
 
-def _rho_within(latency_s: FloatArray, objective_s: float) -> FloatArray:
+def rho_within(latency_s: FloatArray, objective_s: float) -> FloatArray:
     """Largest ρ at which each row's latency, which grows with ρ, is within the objective; 0 where none is."""
     count = np.argmax(np.append(latency_s > objective_s, np.ones((len(latency_s), 1), dtype=bool), axis=1), axis=1)
     rows = np.arange(len(latency_s))
@@ -205,18 +298,3 @@ def _rho_within(latency_s: FloatArray, objective_s: float) -> FloatArray:
     share = np.clip((objective_s - low) / rise, 0.0, 1.0)
     rho = _RHO[below] + share * (_RHO[above] - _RHO[below])
     return np.where(count == 0, 0.0, np.where(count == len(_RHO), _RHO[-1], rho))
-
-
-def _largest_rate(step_s: FloatArray, rho: FloatArray) -> FloatArray:
-    """The largest ρ / step time over all ρ up to the given ones: an engine may run below its limits.
-
-    Within a segment of the grid the rate is monotone, so that its maximum is at a grid point or at the end.
-    """
-    at_end = np.zeros_like(rho)
-    for row, end in enumerate(rho):
-        if end > 0:
-            at_end[row] = end / np.interp(end, _RHO, step_s[row])
-    allowed = rho[:, None] >= _RHO
-    on_grid = np.max(np.where(allowed, _RHO / step_s, 0.0), axis=1)
-    rates: FloatArray = np.maximum(at_end, on_grid)
-    return rates

@@ -65,7 +65,8 @@ def test_a_context_that_does_not_fit_is_refused_and_the_longest_that_would_is_na
 
 def test_heads_that_more_gpus_share_are_kept_by_each():
     per_token = [
-        ReplicaMemory.of(QWEN3_30B_A3B, gpu_type("L4"), gpus).key_value_bytes_per_token for gpus in (1, 2, 4, 8)
+        ReplicaMemory.of(QWEN3_30B_A3B, gpu_type("L4"), Parallelism(gpus)).key_value_bytes_per_token
+        for gpus in (1, 2, 4, 8)
     ]
 
     assert [per_token[0] / each for each in per_token] == [1, 2, 4, 4]
@@ -131,7 +132,9 @@ def measured(rate_rps: float, size=(1000, 200)) -> ThroughputPoint:
 
 
 def test_a_measurement_comes_before_any_estimate():
-    assert find(measurements=(measured(3.25),)) == Capacity(3.25, "", "", "measured")
+    found = find(measurements=(measured(3.25),))
+
+    assert found == Capacity(3.25, "", "", "measured", concurrency=pytest.approx(3.25 * (0.3 + 199 * 0.05)))
     assert find(measurements=(measured(3.25),), gpu="H100-80GB").source == "roofline"
     assert find(measurements=(measured(3.25),), size=(2000, 200)).source == "measured, scaled"
 

@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from medley_planner.fleet import Objectives
+from medley_planner.fleet import Objectives, Parallelism
 from medley_planner.gpus import gpu_type
 from medley_planner.known_models import known_models
 from medley_planner.measured import LoadCurve, MeasuredRate, load_curves, measured_rates
@@ -35,8 +35,8 @@ def within(per_token_ms=None, first_token_ms=None) -> Objectives:
 
 
 def rates(points, sizes, objectives) -> tuple[MeasuredRate, ...]:
-    curves = load_curves(points, engine="vllm", gpu=A100, tensor_parallel=1)
-    return measured_rates(curves, model=MODEL, gpu=A100, tensor_parallel=1, sizes=sizes, objectives=objectives)
+    curves = load_curves(points, engine="vllm", gpu=A100, parallelism=Parallelism(1))
+    return measured_rates(curves, model=MODEL, gpu=A100, parallelism=Parallelism(1), sizes=sizes, objectives=objectives)
 
 
 def rate(points, size, objectives) -> MeasuredRate:
@@ -44,7 +44,7 @@ def rate(points, size, objectives) -> MeasuredRate:
 
 
 def roofline(size) -> float:
-    return float(sustained_rates(MODEL, A100, 1, [size], Objectives()).requests_per_second[0])
+    return float(sustained_rates(MODEL, A100, Parallelism(1), [size], Objectives()).requests_per_second[0])
 
 
 CURVE = (point(1, 20, 100), point(2, 30, 200), point(4, 50, 800))
@@ -192,7 +192,9 @@ def test_only_points_of_the_gpu_and_the_parallelism_count():
     def measured(gpu, parallel):
         return [
             curve.rates_rps
-            for curve in load_curves(points, engine="vllm", gpu=gpu_type(gpu), tensor_parallel=parallel).values()
+            for curve in load_curves(
+                points, engine="vllm", gpu=gpu_type(gpu), parallelism=Parallelism(parallel)
+            ).values()
         ]
 
     assert measured("A100-80GB", 1) == [(1,)]
@@ -206,7 +208,10 @@ def test_points_that_name_the_engine_come_before_those_for_any():
     points = (point(1, 20, 100), point(2, 20, 100, engine="vllm"), point(3, 20, 100, engine="sglang"))
 
     def rates_of(engine):
-        return [curve.rates_rps for curve in load_curves(points, engine=engine, gpu=A100, tensor_parallel=1).values()]
+        return [
+            curve.rates_rps
+            for curve in load_curves(points, engine=engine, gpu=A100, parallelism=Parallelism(1)).values()
+        ]
 
     assert rates_of("vllm") == [(2,)]
     assert rates_of("sglang") == [(3,)]

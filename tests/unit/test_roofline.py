@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from medley_planner.fleet import Objectives
+from medley_planner.fleet import Objectives, Parallelism
 from medley_planner.gpus import GPUType, gpu_type
 from medley_planner.known_models import known_models
 from medley_planner.models import ModelArchitecture
@@ -25,7 +25,9 @@ QWEN3_30B_A3B = known_models()["Qwen/Qwen3-30B-A3B"]
 
 
 def rate(model: ModelArchitecture, gpu: str, parallel: int, size: tuple[int, int], objectives: Objectives) -> float:
-    return float(sustained_rates(model, gpu_type(gpu), parallel, [size], objectives).requests_per_second[0])
+    return float(
+        sustained_rates(model, gpu_type(gpu), Parallelism(parallel), [size], objectives).requests_per_second[0]
+    )
 
 
 def step_s(model, gpu, p, batch, context, chunk, prompt):
@@ -104,7 +106,7 @@ def test_rates_are_those_of_the_formulation(seed):
     )
     expected = reference_rate(model, gpu, parallel, size, objectives)
 
-    found = float(sustained_rates(model, gpu, parallel, [size], objectives).requests_per_second[0])
+    found = float(sustained_rates(model, gpu, Parallelism(parallel), [size], objectives).requests_per_second[0])
 
     assert found == pytest.approx(expected, rel=0.01)
 
@@ -113,7 +115,7 @@ def test_sizes_are_judged_apart_from_each_other():
     sizes = [(100, 100), (4000, 20), (10, 1), (1, 900)]
     objectives = Objectives(0.04, 0.5)
 
-    together = sustained_rates(LLAMA_3_1_8B, gpu_type("A100-80GB"), 1, sizes, objectives)
+    together = sustained_rates(LLAMA_3_1_8B, gpu_type("A100-80GB"), Parallelism(1), sizes, objectives)
 
     for size, found in zip(sizes, together.requests_per_second.tolist(), strict=True):
         assert found == pytest.approx(rate(LLAMA_3_1_8B, "A100-80GB", 1, size, objectives), rel=1e-12)
@@ -122,7 +124,7 @@ def test_sizes_are_judged_apart_from_each_other():
 def test_an_idle_replica_reads_its_weights_once_a_token():
     gpu = GPUType.of("Round", memory_gib=100, memory_bandwidth_gb_per_s=1000, teraflops=500)
 
-    idle = sustained_rates(LLAMA_3_1_8B, gpu, 1, [(1, 100)], Objectives()).idle[0]
+    idle = sustained_rates(LLAMA_3_1_8B, gpu, Parallelism(1), [(1, 100)], Objectives()).idle[0]
 
     weights_s = 2 * 8_030_261_248 / (0.75 * 1e12)
     overhead_s = 1e-3 + 32 * 15e-6
@@ -132,7 +134,7 @@ def test_an_idle_replica_reads_its_weights_once_a_token():
 def test_a_prompt_alone_takes_its_arithmetic():
     gpu = GPUType.of("Round", memory_gib=100, memory_bandwidth_gb_per_s=1000, teraflops=500)
 
-    found = float(sustained_rates(LLAMA_3_1_8B, gpu, 1, [(2048, 1)], Objectives()).requests_per_second[0])
+    found = float(sustained_rates(LLAMA_3_1_8B, gpu, Parallelism(1), [(2048, 1)], Objectives()).requests_per_second[0])
 
     products_s = 2 * 8_030_261_248 * 2048 / (0.60 * 500e12)
     attention_s = 2 * 32 * 32 * 128 * 2048**2 / (0.40 * 500e12)
@@ -140,14 +142,18 @@ def test_a_prompt_alone_takes_its_arithmetic():
 
 
 def test_an_objective_that_an_idle_replica_misses_leaves_no_rate():
-    found = sustained_rates(LLAMA_3_1_8B, gpu_type("L4"), 1, [(1000, 100)], Objectives(time_per_output_token_s=0.05))
+    found = sustained_rates(
+        LLAMA_3_1_8B, gpu_type("L4"), Parallelism(1), [(1000, 100)], Objectives(time_per_output_token_s=0.05)
+    )
 
     assert found.requests_per_second.tolist() == [0.0]
     assert found.idle[0].time_per_output_token_s > 0.05
 
 
 def test_requests_of_one_output_token_have_no_time_per_output_token():
-    found = sustained_rates(LLAMA_3_1_8B, gpu_type("L4"), 1, [(1000, 1)], Objectives(time_per_output_token_s=1e-6))
+    found = sustained_rates(
+        LLAMA_3_1_8B, gpu_type("L4"), Parallelism(1), [(1000, 1)], Objectives(time_per_output_token_s=1e-6)
+    )
 
     assert found.requests_per_second[0] > 1
     assert found.idle[0].time_per_output_token_s == 0

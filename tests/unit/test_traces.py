@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from medley_planner.buckets import bucket_counts, histogram_of
-from medley_planner.fleet import Objectives
+from medley_planner.fleet import Objectives, Parallelism
 from medley_planner.gpus import gpu_type
 from medley_planner.known_models import known_models
 from medley_planner.presets import UnknownPresetError, preset
@@ -233,7 +233,9 @@ def test_the_load_of_the_buckets_is_that_of_the_single_requests(name):
 
     def seconds(sizes):
         chunks = [sizes[start : start + 1000] for start in range(0, len(sizes), 1000)]
-        rates = [sustained_rates(model, gpu, 1, chunk, Objectives(0.08)).requests_per_second for chunk in chunks]
+        rates = [
+            sustained_rates(model, gpu, Parallelism(1), chunk, Objectives(0.08)).requests_per_second for chunk in chunks
+        ]
         return 1 / np.concatenate(rates)
 
     buckets = histogram_of(trace).buckets

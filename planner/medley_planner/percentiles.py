@@ -1,0 +1,76 @@
+"""From means to percentiles: how far a batch fluctuates, and how long a prompt waits for those before it.
+
+Formulae and their sources: docs/formulation-capacity.md, "Percentiles".
+"""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+
+PROMPT_SCV = 1.0
+"""Squared coefficient of variation of the time that a prompt computes.
+
+It is 0 for prompts of one size and 1 for exponential ones; prompts in public traces lie around 1, and a replica serves
+more sizes than the one that is being judged.
+"""
+
+_LOADS: FloatArray = 1 - np.exp2(-np.arange(0, 40 * 16 + 1) / 16)
+"""Loads from 0 to 1 − 2⁻⁴⁰, ever closer to 1."""
+
+
+def deviations(percentile: float | None) -> float:
+    """Standard deviations above the mean at which a normal distribution's percentile lies.
+
+    At least 0: a percentile below the 50th asks for no more than the mean. None is the mean.
+    """
+    return 0.0 if percentile is None else max(0.0, NormalDist().inv_cdf(percentile / 100))
+
+
+def count_at(mean: FloatArray, percentile: float | None) -> FloatArray:
+    """The percentile of a Poisson count with this mean, by its normal approximation: m + z·√m."""
+    return np.asarray(mean + deviations(percentile) * np.sqrt(mean))
+
+
+def mean_within(count: FloatArray, percentile: float | None) -> FloatArray:
+    """The largest mean whose percentile is at most `count`: the inverse of `count_at`."""
+    z = deviations(percentile)
+    return np.asarray(((np.sqrt(z * z + 4 * count) - z) / 2) ** 2)
+
+
+def waiting_services(load: FloatArray, percentile: float | None) -> FloatArray:
+    """How long a prompt waits in a queue with one server, in mean service times; infinite from a load of 1 on.
+
+    With Poisson arrivals the mean is Pollaczek's and Khinchine's, ρ·(1 + c²) / 2(1 − ρ). The tail is taken as
+    exponential with the slope of heavy traffic, P(W > t) = ρ·exp(−2(1 − ρ)t / (1 + c²)), exact for exponential service.
+    """
+    spread = (1 + PROMPT_SCV) / 2
+    busy = np.clip(load, 0.0, None)
+    idle = np.maximum(1 - busy, 0.0)
+    if percentile is None:
+        wait = spread * busy
+    else:
+        over = busy / (1 - percentile / 100)
+        wait = spread * np.log(np.maximum(over, 1.0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        waiting = np.where(wait > 0, wait / idle, 0.0)
+    return np.asarray(waiting)
+
+
+def largest_load(services: FloatArray, percentile: float | None) -> FloatArray:
+    """The largest load at which a prompt waits for at most so many mean service times; 0 where that is negative."""
+    waits = waiting_services(_LOADS, percentile)
+    # Where no load makes anybody wait at the percentile, the last such load is meant, not the first.
+    first = int(np.argmax(waits > 0)) - 1
+    load = np.interp(services, waits[first:], _LOADS[first:])
+    return np.asarray(np.where(services < 0, 0.0, load))
+
+
+def is_percentile(percentile: float) -> bool:
+    """Whether this is a percentile that can be asked for: above 0 and below 100."""
+    return math.isfinite(percentile) and 0 < percentile < 100
