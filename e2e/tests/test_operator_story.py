@@ -256,6 +256,25 @@ def test_what_a_service_names_must_exist(
     assert pods(operated, "chat") == []
 
 
+def test_sizes_come_from_a_trace_in_a_config_map(operated: Cluster) -> None:
+    config_maps = f"/api/v1/namespaces/{NAMESPACE}/configmaps"
+    rows = "".join(f"{second},{300 + second},{100 + second}\n" for second in range(50))
+    traces = {"long.csv": f"arrival_s,input_tokens,output_tokens\n{rows}", "odd.csv": "a,b,c\n1,2,3\n"}
+    metadata = {"name": "traces", "namespace": NAMESPACE}
+    operated.api.post(config_maps, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": traces})
+    try:
+        sizes = {"traceConfigMap": {"name": "traces", "key": "long.csv"}}
+        create(operated, llm("chat", workload={"rate": 4, "sizes": sizes}))
+        assert mix(wait_settled(operated, "chat"))
+        sizes = {"traceConfigMap": {"name": "traces", "key": "odd.csv"}}
+        change(operated, "chat", {"workload": {"rate": 4, "sizes": sizes}})
+        refused = wait_condition(operated, "chat", "Planned", status="False", reason="InvalidTrace")
+        assert "spec.workload.sizes.traceConfigMap" in condition(refused, "Planned")["message"]
+        assert pods(operated, "chat"), "what runs is kept"
+    finally:
+        operated.api.delete(f"{config_maps}/traces")
+
+
 def test_recommend_shows_a_plan_and_touches_nothing(operated: Cluster) -> None:
     create(operated, llm("chat", mode="Recommend"))
     wait_condition(operated, "chat", "Planned", status="True", reason="RecommendOnly")
