@@ -11,6 +11,7 @@ from medley_operator.api.llmservice import LLMService
 from medley_operator.api.manifest import InvalidManifestError, parse
 from medley_operator.cli import discover as discovery
 from medley_operator.cli.cluster import Cluster, ClusterError, Connection
+from medley_operator.cli.columns import rows_table
 from medley_operator.cli.explain import (
     TargetError,
     explanation,
@@ -30,12 +31,16 @@ from medley_operator.cli.output import (
     print_mistakes,
     print_tables,
 )
-from medley_operator.cli.planning import plan_inputs
-from medley_operator.cli.tables import fleet_tables, rows_table
+from medley_operator.cli.planning import Question, plan_inputs
+from medley_operator.cli.report.page import ReportError, plan_page, require_report_extra, service_page, write_page
+from medley_operator.cli.sensitivity import SENSITIVITY_TIME_S, told_within
+from medley_operator.cli.tables import fleet_tables
 from medley_operator.cli.workload import trace_workload, workload_tables
 from medley_operator.version import VERSION
 from medley_planner.buckets import DEFAULT_BINS
 from medley_planner.fleet import Formulation, PlanOptions
+from medley_planner.plan import UnsoundPlanError
+from medley_planner.sensitivity import TURNS_ONLY, Effort
 
 app = typer.Typer(
     name="medley",
@@ -56,10 +61,22 @@ def plan(
         list[str],
         typer.Option("--filename", "-f", help="A file, a folder (recursively), or - for standard input. Repeatable."),
     ],
+    *,
     output: Output = OutputFormat.TABLE,
     formulation: Annotated[
         Formulation, typer.Option(help="medley: jointly, under stock and caps. melange: as in arXiv 2404.14527.")
     ] = Formulation.MEDLEY,
+    fleet_cap: Annotated[
+        float | None,
+        typer.Option(min=0, max=1e9, help="All services together cost no more than this per hour.", show_default=False),
+    ] = None,
+    sensitivity: Annotated[
+        bool, typer.Option("--sensitivity", help="Also tell at which prices and rates the mix changes.")
+    ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Also write the plan, why, and plots to this HTML file.", show_default=False),
+    ] = None,
     time_limit: Annotated[
         float, typer.Option(min=0.1, max=3600, help="Bound on the solver's time, in seconds.")
     ] = 30.0,
@@ -69,12 +86,24 @@ def plan(
     The files hold LLMServices, the GPUPools and ModelProfiles that they use, and ConfigMaps with traces.
     Ends with status 0 where all services are served, 1 where one is not, 2 where the input is wrong.
     """
+    effort = Effort() if report is not None else TURNS_ONLY if sensitivity else None
+    question = Question(PlanOptions(formulation=formulation, time_limit_s=time_limit), fleet_cap, effort)
     try:
-        options = PlanOptions(formulation=formulation, time_limit_s=time_limit)
-        planned = plan_inputs(read_inputs(files), options)
+        if report is not None:
+            require_report_extra()
+        with told_within(SENSITIVITY_TIME_S) as progress:
+            planned = plan_inputs(read_inputs(files), question, progress=progress)
+        if report is not None:
+            write_page(report, plan_page(planned))
     except InputError as error:
         print_mistakes(error.mistakes)
         raise typer.Exit(EXIT_BAD_INPUT) from None
+    except ReportError as error:
+        print_errors([str(error)])
+        raise typer.Exit(EXIT_BAD_INPUT) from None
+    except UnsoundPlanError as error:
+        print_errors([f"the planner refused its own plan, which is a bug; please report it with the input: {error}"])
+        raise typer.Exit(EXIT_INFEASIBLE) from None
     if output is OutputFormat.TABLE:
         print_tables(fleet_tables(planned))
     else:
@@ -85,10 +114,14 @@ def plan(
 @app.command()
 def explain(
     target: Annotated[str, typer.Argument(metavar="llm/NAME", help="The LLMService: llm/NAME or NAME.")],
+    *,
     namespace: Annotated[
         str | None, typer.Option("--namespace", "-n", help="Default: the context's namespace.", show_default=False)
     ] = None,
     output: Output = OutputFormat.TABLE,
+    report: Annotated[
+        Path | None, typer.Option(help="Also write the plan and why to this HTML file.", show_default=False)
+    ] = None,
     kubeconfig: Kubeconfig = None,
     context: Context = None,
 ) -> None:
@@ -101,7 +134,10 @@ def explain(
         cluster = Cluster(Connection(kubeconfig, context))
         manifest = fetch_service(cluster, namespace or cluster.namespace, name)
         service = parse(LLMService, manifest)
-    except (TargetError, ClusterError) as error:
+        if report is not None:
+            require_report_extra()
+            write_page(report, service_page(service))
+    except (TargetError, ClusterError, ReportError) as error:
         print_errors([str(error)])
         raise typer.Exit(EXIT_BAD_INPUT) from None
     except InvalidManifestError as error:

@@ -13,7 +13,8 @@ from medley_operator.api.llmservice import LLMService
 from medley_operator.api.llmservice_status import LastTransition, LLMServiceStatus, Transition
 from medley_operator.api.problems import hint
 from medley_operator.cli.cluster import Cluster, ClusterError
-from medley_operator.cli.tables import money, plan_tables, rows_table, service_headline
+from medley_operator.cli.columns import money, rows_table
+from medley_operator.cli.tables import plan_tables, service_headline
 
 KINDS = frozenset({"llm", "llmservice", "llmservices", "llmservices.medley.dev"})
 UNPLANNED = frozenset({"Unknown", "False"})

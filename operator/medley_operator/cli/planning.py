@@ -14,10 +14,13 @@ from medley_operator.api.resolve import ResolvedService, Surroundings, resolve_p
 from medley_operator.api.traces import TraceKey, histogram_of_config_map
 from medley_operator.api.translate import declared_stock, plan_status, planner_pool, planner_service
 from medley_operator.cli.inputs import InputError, Inputs, Mistake
+from medley_operator.cli.sensitivity import sensitivity_manifest
 from medley_planner.fleet import FleetState, PlanOptions, Pool
 from medley_planner.gpus import GPUType
+from medley_planner.memo import Memo
 from medley_planner.plan import InvalidFleetError, plan
 from medley_planner.result import FleetPlan, Outcome
+from medley_planner.sensitivity import Effort, Progress, Sensitivity, sensitivity
 from medley_planner.sizes import SizeHistogram
 
 FEASIBLE = frozenset({Outcome.PLANNED.value, Outcome.PINNED.value})
@@ -44,14 +47,18 @@ class PlannedFleet:
     Args:
         services: By namespace and name.
         pools: All pools, by name.
+        state: What was planned, in the planner's terms.
         fleet: The planner's answer as a whole.
         notes: What the plan assumes, as sentences.
+        sensitivity: How far it holds; None where that was not asked.
     """
 
     services: tuple[PlannedService, ...]
     pools: tuple[GPUPool, ...]
+    state: FleetState
     fleet: FleetPlan
     notes: tuple[str, ...]
+    sensitivity: Sensitivity | None = None
 
     @property
     def feasible(self) -> bool:
@@ -88,14 +95,36 @@ class PlannedFleet:
                 for pool in self.pools
             ],
             "notes": list(self.notes),
+            **({} if self.sensitivity is None else {"sensitivity": sensitivity_manifest(self.sensitivity)}),
         }
 
 
-def plan_inputs(inputs: Inputs, options: PlanOptions) -> PlannedFleet:
+@dataclass(frozen=True)
+class Question:
+    """What is asked of the input.
+
+    Args:
+        options: How to plan.
+        max_cost_usd_per_hour: Price cap for all services together; None is no cap.
+        effort: How much is asked about how far the plan holds; None is nothing.
+    """
+
+    options: PlanOptions
+    max_cost_usd_per_hour: float | None = None
+    effort: Effort | None = None
+
+
+def plan_inputs(inputs: Inputs, question: Question, *, progress: Progress | None = None) -> PlannedFleet:
     """Plan all services of the input together.
+
+    Args:
+        inputs: The objects.
+        question: What is asked.
+        progress: Told before each question about how far the plan holds.
 
     Raises:
         InputError: There is no service, or objects do not fit together.
+        UnsoundPlanError: The planner made a mistake that its own check found.
     """
     if not inputs.services:
         raise InputError([Mistake("input", None, "", "there is no LLMService to plan")])
@@ -103,19 +132,26 @@ def plan_inputs(inputs: Inputs, options: PlanOptions) -> PlannedFleet:
     state = FleetState(
         services=tuple(planner_service(service) for service in resolved),
         pools=tuple(_pool(inputs.pools[name], gpu) for name, gpu in sorted(gpus.items())),
+        max_cost_usd_per_hour=question.max_cost_usd_per_hour,
     )
+    memo = Memo()
     try:
-        answer = plan(state, options)
+        answer = plan(state, question.options, memo=memo)
     except InvalidFleetError as error:
         raise InputError([Mistake("input", None, error.field, error.message)]) from None
+    holds = None
+    if question.effort is not None:
+        holds = sensitivity(state, answer, question.options, effort=question.effort, progress=progress, memo=memo)
     types = {name: gpu.name for name, gpu in gpus.items()}
     return PlannedFleet(
         services=tuple(
             PlannedService(made.service, plan_status(answer.service(made.service.key), types)) for made in resolved
         ),
         pools=tuple(inputs.pools[name] for name in sorted(gpus)),
+        state=state,
         fleet=answer,
         notes=tuple(_notes(inputs)),
+        sensitivity=holds,
     )
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 
-from rich import box
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
@@ -13,7 +12,9 @@ from rich.text import Text
 
 from medley_operator.api.llmservice import LLMService
 from medley_operator.api.llmservice_status import PlanAlternative, PlanBinding, PlanRejection, PlanStatus
+from medley_operator.cli.columns import columns, money
 from medley_operator.cli.planning import FEASIBLE, PlannedFleet
+from medley_operator.cli.sensitivity import sensitivity_tables
 
 MAX_ALTERNATIVES = 8
 
@@ -25,24 +26,31 @@ def fleet_tables(planned: PlannedFleet) -> RenderableType:
         parts += [service_headline(each.service), Padding(plan_tables(each.plan), (0, 0, 1, 2), expand=False)]
     if len(planned.services) > 1:
         parts += [_fleet_summary(planned), Text()]
+    if planned.sensitivity is not None:
+        parts.append(sensitivity_tables(planned.sensitivity, alone=len(planned.services) == 1))
     parts += [Text(f"note: {note}", style="dim") for note in planned.notes]
     return Group(*parts)
 
 
 def service_headline(service: LLMService) -> Text:
     """A service in a line: its name, model, rate and objectives."""
+    return Text.assemble((service.key, "bold"), "  ", service.spec.model.name, (f"  {objectives_text(service)}", "dim"))
+
+
+def objectives_text(service: LLMService) -> str:
+    """What is asked of a service: `6 requests/s, ≤ 60 ms per output token`."""
     objectives = service.spec.objectives
-    wanted = []
+    wanted = [f"{service.spec.workload.rate:g} requests/s"]
     if objectives.time_per_output_token is not None:
         wanted.append(f"≤ {objectives.time_per_output_token.milliseconds:g} ms per output token")
     if objectives.time_to_first_token is not None:
         wanted.append(f"≤ {objectives.time_to_first_token.milliseconds:g} ms to the first")
-    return Text.assemble(
-        (service.key, "bold"),
-        "  ",
-        service.spec.model.name,
-        (f"  {service.spec.workload.rate:g} requests/s, {', '.join(wanted)}", "dim"),
-    )
+    return ", ".join(wanted)
+
+
+def replica_text(tensor_parallel: int) -> str:
+    """How a replica's GPUs share the work: `1 GPU`, `tp2`."""
+    return "1 GPU" if tensor_parallel == 1 else f"tp{tensor_parallel}"
 
 
 def plan_tables(plan: PlanStatus) -> RenderableType:
@@ -68,7 +76,7 @@ def _verdict(plan: PlanStatus) -> Text:
 
 def _mix_table(plan: PlanStatus) -> Table:
     sources = {(source.pool, source.tensor_parallel): source.source for source in plan.capacity_sources}
-    table = _table("pool", "GPU")
+    table = columns("pool", "GPU")
     for name in ("replicas", "GPUs each", "$/hour", "used"):
         table.add_column(name, justify="right")
     table.add_column("capacity")
@@ -104,7 +112,7 @@ def _binding_line(bound: PlanBinding) -> Text:
 
 
 def _alternatives_table(alternatives: Sequence[PlanAlternative]) -> Table:
-    table = _table("instead")
+    table = columns("instead")
     table.add_column("$/hour", justify="right")
     table.add_column("difference", justify="right")
     table.add_column("which")
@@ -119,7 +127,7 @@ def _alternatives_table(alternatives: Sequence[PlanAlternative]) -> Table:
 
 def _rejections_table(rejected: Sequence[PlanRejection]) -> Table:
     """Variants that are not in the mix; those of a pool with the same reason share a row."""
-    table = _table("not in the mix", "because")
+    table = columns("not in the mix", "because")
     table.add_column("")
     ordered = sorted(rejected, key=lambda row: (row.pool, row.reason, row.tensor_parallel))
     for (pool, reason), rows in groupby(ordered, key=lambda row: (row.pool, row.reason)):
@@ -130,7 +138,7 @@ def _rejections_table(rejected: Sequence[PlanRejection]) -> Table:
 
 
 def _fleet_summary(planned: PlannedFleet) -> Group:
-    table = _table("pool", "GPU")
+    table = columns("pool", "GPU")
     for name in ("$/GPU-hour", "GPUs used", "of"):
         table.add_column(name, justify="right")
     used = dict(planned.fleet.gpus_by_pool)
@@ -146,24 +154,3 @@ def _fleet_summary(planned: PlannedFleet) -> Group:
         f", solver {fleet.status.value}",
     )
     return Group(table, Text(), total)
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
-    for column in columns:
-        table.add_column(column, no_wrap=True)
-    return table
-
-
-def rows_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """A plain table; the last column wraps."""
-    table = _table(*columns[:-1])
-    table.add_column(columns[-1])
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-def money(amount: float) -> str:
-    """An amount with as many digits as matter: `4.37`, `0.0805`."""
-    return f"{amount:,.2f}" if amount == 0 or abs(amount) >= 0.1 else f"{amount:.4f}"

@@ -15,8 +15,8 @@ from typing import Any, BinaryIO
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from medley_operator.cli.columns import rows_table
 from medley_operator.cli.inputs import InputError, Mistake
-from medley_operator.cli.tables import rows_table
 from medley_planner.buckets import DEFAULT_BINS, histogram_of
 from medley_planner.sizes import SizeHistogram
 from medley_planner.traces import Trace, TraceError, read_trace

@@ -1,0 +1,329 @@
+"""The page: what is shown of a plan, in the order in which it is read, and its HTML.
+
+Every string comes into the HTML through Jinja's escaping; the SVG of plots is the one thing that is taken as it is.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medley_operator.api.llmservice import LLMService
+from medley_operator.api.llmservice_status import LLMServiceStatus, PlanStatus
+from medley_operator.cli.columns import money
+from medley_operator.cli.planning import FEASIBLE, PlannedFleet, PlannedService
+from medley_operator.cli.sensitivity import turn_words
+from medley_operator.cli.tables import objectives_text, replica_text
+from medley_operator.version import VERSION
+from medley_planner.sensitivity import Sensitivity
+
+if TYPE_CHECKING:
+    from medley_operator.cli.report.drawing import Plot
+    from medley_operator.cli.report.plots import PoolUse
+
+EXTRA_MODULES = ("jinja2", "matplotlib")
+MAX_DRAWN_SERVICES = 24
+"""Plots are drawn for so many services, the costliest first: a page must stay one that a browser opens."""
+
+
+class ReportError(Exception):
+    """The report cannot be made or written; the message is for people."""
+
+
+def require_report_extra() -> None:
+    """See that what draws the report is installed.
+
+    Raises:
+        ReportError: It is not.
+    """
+    missing = [name for name in EXTRA_MODULES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ReportError(f"a report needs {' and '.join(missing)}: install them with pip install 'medley[report]'")
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A figure of the summary."""
+
+    label: str
+    value: str
+
+
+@dataclass(frozen=True)
+class TurnRow:
+    """Where the plan changes, as a row."""
+
+    what: str
+    now: str
+    until: str
+    then: str
+
+
+@dataclass(frozen=True)
+class MixRow:
+    """Replicas of a variant, as a row."""
+
+    pool: str
+    gpu: str
+    replicas: str
+    replica: str
+    gpus: str
+    cost: str
+    used: str
+    source: str
+
+
+@dataclass(frozen=True)
+class RejectionRow:
+    """A variant that is not in the mix, as a row."""
+
+    pool: str
+    replica: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class ServiceSection:
+    """A service on the page."""
+
+    anchor: str
+    service: LLMService
+    plan: PlanStatus
+    plots: tuple[Plot, ...] = ()
+    turns: tuple[TurnRow, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Its namespace and name."""
+        return self.service.key
+
+    @property
+    def model(self) -> str:
+        """What it serves."""
+        return self.service.spec.model.name
+
+    @property
+    def asked(self) -> str:
+        """Its rate and objectives."""
+        return objectives_text(self.service)
+
+    @property
+    def good(self) -> bool:
+        """Whether it is served."""
+        return self.plan.outcome in FEASIBLE
+
+    @property
+    def mix(self) -> tuple[MixRow, ...]:
+        """Its replicas."""
+        sources = {(each.pool, each.tensor_parallel): each.source for each in self.plan.capacity_sources}
+        return tuple(
+            MixRow(
+                entry.pool,
+                entry.gpu,
+                f"{entry.replicas:,}",
+                replica_text(entry.tensor_parallel),
+                f"{entry.gpus:,}",
+                money(entry.cost_per_hour),
+                f"{100 * entry.utilisation:.0f} %",
+                sources.get((entry.pool, entry.tensor_parallel), ""),
+            )
+            for entry in self.plan.entries
+        )
+
+    @property
+    def rejected(self) -> tuple[RejectionRow, ...]:
+        """What is not in the mix."""
+        return tuple(
+            RejectionRow(each.pool, replica_text(each.tensor_parallel), each.reason, each.detail)
+            for each in self.plan.rejected
+        )
+
+
+@dataclass(frozen=True)
+class PoolRow:
+    """A pool on the page."""
+
+    name: str
+    gpu: str
+    price: str
+    used: str
+    stock: str
+
+
+@dataclass(frozen=True)
+class Page:
+    """All that is shown.
+
+    Args:
+        title: The page's.
+        good: Whether every service is served.
+        facts: The summary.
+        services: A section each.
+        pools: The pools, none where they are not known.
+        plots: Plots of the whole fleet.
+        turns: Where the plan changes with prices.
+        notes: What it assumes.
+    """
+
+    title: str
+    good: bool
+    facts: tuple[Fact, ...]
+    services: tuple[ServiceSection, ...]
+    pools: tuple[PoolRow, ...] = ()
+    plots: tuple[Plot, ...] = ()
+    turns: tuple[TurnRow, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+
+def plan_page(planned: PlannedFleet) -> Page:
+    """The page of a plan made from files."""
+    from medley_operator.cli.report.plots import stock_plot  # noqa: PLC0415 - the extra may not be installed
+
+    fleet = planned.fleet
+    holds = planned.sensitivity or Sensitivity()
+    serving = sum(each.feasible for each in planned.services)
+    facts = (
+        Fact("per hour", f"{money(fleet.cost_usd_per_hour)} $"),
+        Fact("lower bound per hour", f"{money(fleet.lower_bound_usd_per_hour)} $"),
+        Fact("gap", f"{100 * fleet.gap:.2g} %"),
+        Fact("services planned", f"{serving} of {len(planned.services)}"),
+        Fact("GPUs", f"{sum(gpus for _, gpus in fleet.gpus_by_pool):,}"),
+        Fact("solver", fleet.status.value),
+    )
+    drawn = sorted(planned.services, key=lambda each: (-each.plan.cost_per_hour, each.service.key))[:MAX_DRAWN_SERVICES]
+    names = {each.service.key for each in drawn}
+    unanswered = len(holds.unanswered)
+    return Page(
+        title="Medley plan",
+        good=planned.feasible,
+        facts=facts,
+        services=tuple(
+            _section(place, each, planned, holds, with_plots=each.service.key in names)
+            for place, each in enumerate(planned.services)
+        ),
+        pools=_pool_rows(planned),
+        plots=(stock_plot("stock", pool_uses(planned)),) if planned.pools else (),
+        turns=tuple(TurnRow(*turn_words(turn, alone=len(planned.services) == 1)) for turn in holds.prices),
+        notes=(*planned.notes, *_missing(unanswered, len(planned.services) - len(names))),
+    )
+
+
+def service_page(service: LLMService) -> Page:
+    """The page of a service that runs, from its status: the plan that is acted on, else the one that is not.
+
+    Raises:
+        ReportError: It has no plan yet.
+    """
+    from medley_operator.cli.report.plots import alternatives_plot  # noqa: PLC0415
+
+    status = service.status or LLMServiceStatus()
+    plan = status.plan or status.recommended
+    if plan is None:
+        raise ReportError(f"{service.key} has no plan yet, so there is nothing to report")
+    plot = alternatives_plot("s0-alternatives", service.key, plan)
+    section = ServiceSection("s0", service, plan, (plot,) if plot else ())
+    facts = (
+        Fact("per hour", f"{money(plan.cost_per_hour)} $"),
+        Fact("lower bound per hour", f"{money(plan.lower_bound)} $"),
+        Fact("gap", f"{plan.gap_percent:g} %"),
+        Fact("served", f"{plan.served_percent:g} %"),
+        *(Fact(each.type, f"{each.status}: {each.reason}") for each in status.conditions),
+    )
+    notes = () if status.plan is not None else ("this plan is a recommendation: it is not acted on",)
+    return Page(f"Medley: {service.key}", section.good, facts, (section,), notes=notes)
+
+
+def _missing(unanswered: int, not_drawn: int) -> Iterator[str]:
+    if unanswered:
+        yield f"{unanswered} questions about how far the plan holds were not asked: the time for them was over"
+    if not_drawn:
+        yield f"plots are drawn for the {MAX_DRAWN_SERVICES} costliest services, not for the other {not_drawn}"
+
+
+def _section(
+    place: int, planned: PlannedService, fleet: PlannedFleet, holds: Sensitivity, *, with_plots: bool
+) -> ServiceSection:
+    service = planned.service
+    return ServiceSection(
+        anchor=f"s{place}",
+        service=service,
+        plan=planned.plan,
+        plots=tuple(_plots(f"s{place}", planned, fleet, holds)) if with_plots else (),
+        turns=tuple(TurnRow(*turn_words(turn, alone=True)) for turn in holds.rates if turn.subject == service.key),
+    )
+
+
+def _plots(anchor: str, planned: PlannedService, fleet: PlannedFleet, holds: Sensitivity) -> Iterator[Plot]:
+    from medley_operator.cli.report.plots import alternatives_plot, curve_plot, map_plot  # noqa: PLC0415
+
+    key = planned.service.key
+    places = {pool.name: place for place, pool in enumerate(fleet.pools)}
+    comparison = alternatives_plot(f"{anchor}-alternatives", key, planned.plan)
+    if comparison is not None:
+        yield comparison
+    for curve in holds.curves:
+        if curve.service == key and any(point.cost_usd_per_hour is not None for point in curve.points):
+            yield curve_plot(f"{anchor}-{curve.axis.value.replace('_', '-')}", curve, places)
+    sizes = next(service.sizes for service in fleet.state.services if service.name == key)
+    for found in holds.maps:
+        if found.service == key:
+            yield map_plot(f"{anchor}-map", found, sizes, places)
+
+
+def pool_uses(planned: PlannedFleet) -> tuple[PoolUse, ...]:
+    """Every pool's GPUs by the services that use them."""
+    from medley_operator.cli.report.plots import PoolUse  # noqa: PLC0415
+
+    used: dict[str, dict[str, int]] = {pool.name: {} for pool in planned.pools}
+    for each in planned.services:
+        for entry in each.plan.entries:
+            mine = used.setdefault(entry.pool, {})
+            mine[each.service.key] = mine.get(each.service.key, 0) + entry.gpus
+    return tuple(PoolUse(pool.name, pool.spec.gpu.type, pool.spec.limit, used[pool.name]) for pool in planned.pools)
+
+
+def _pool_rows(planned: PlannedFleet) -> tuple[PoolRow, ...]:
+    used: Mapping[str, int] = dict(planned.fleet.gpus_by_pool)
+    return tuple(
+        PoolRow(
+            pool.name,
+            pool.spec.gpu.type,
+            money(pool.spec.price_per_gpu_hour),
+            f"{used.get(pool.name, 0):,}",
+            "without end" if pool.spec.limit is None else f"{pool.spec.limit:,}",
+        )
+        for pool in planned.pools
+    )
+
+
+def page_html(page: Page) -> str:
+    """The page's HTML."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415
+    from markupsafe import Markup  # noqa: PLC0415
+
+    environment = Environment(
+        loader=PackageLoader("medley_operator.cli.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["money"] = money
+    environment.filters["svg"] = Markup
+    return str(environment.get_template("page.html.j2").render(page=page, version=VERSION))
+
+
+def write_page(path: Path, page: Page) -> None:
+    """Write the page to a file.
+
+    Raises:
+        ReportError: The file cannot be written.
+    """
+    try:
+        path.write_text(page_html(page), encoding="utf-8")
+    except OSError as error:
+        raise ReportError(f"{path}: cannot be written: {error.strerror or error}") from None
