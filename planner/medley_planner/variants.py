@@ -1,4 +1,4 @@
-"""The ways a service may run: which pools and tensor parallel sizes, what each can serve, and why not.
+"""The ways a service may run: which pools, parallelism and roles, what each can serve, and why not.
 
 A variant that cannot serve a single size is no candidate but a rejection, with the reason that weighs most.
 """
@@ -6,6 +6,7 @@ A variant that cannot serve a single size is no candidate but a rejection, with 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ class Candidate:
     """A variant that can serve at least one size.
 
     Args:
-        variant: Pool and tensor parallel size.
+        variant: Pool, parallelism and role.
         gpus: GPUs of one replica.
         price_usd_per_hour: Price of one replica.
         load_time_s: From asking for a replica until it serves.
@@ -133,23 +134,48 @@ def candidates(service: Service, pools: Sequence[Pool], capacity_of: CapacityFun
                 Rejection(Variant(pool.name, 1), NOT_ALLOWED, f"{pool.name} is not among the service's pools")
             )
             continue
-        for size in service.tensor_parallel or tuple(k for k in GROUP_SIZES if k <= pool.gpus_per_node):
-            variant = Variant(pool.name, size)
-            if size > pool.gpus_per_node:
-                held = f"a node of {pool.name} holds {pool.gpus_per_node} GPUs, a replica of {size} does not span nodes"
-                rejected.append(Rejection(variant, NOT_ALLOWED, held))
+        for variant in variants_in(service, pool):
+            if variant.gpus > pool.gpus_per_node:
+                held = f"a node of {pool.name} holds {pool.gpus_per_node} GPUs"
+                detail = f"{held}, a replica of {variant.gpus} does not span nodes"
+                rejected.append(Rejection(variant, NOT_ALLOWED, detail))
                 continue
             compute = functools.partial(_capacities, service, pool.gpu, variant, capacity_of)
             key = ("capacities", demand, pool.gpu, variant.parallelism, variant.role)
             factor = service.correction(pool.gpu, variant.parallelism)
             capacities = tuple(capacity.corrected(factor) for capacity in memo.recall(key, compute))
             if any(capacity.requests_per_second > 0 for capacity in capacities):
-                price = pool.price_usd_per_gpu_hour * size
-                usable.append(Candidate(variant, size, price, pool.load_time_s, capacities))
+                price = pool.price_usd_per_gpu_hour * variant.gpus
+                usable.append(Candidate(variant, variant.gpus, price, pool.load_time_s, capacities))
             else:
                 rejected.append(_rejection(variant, service.sizes.buckets, capacities))
     in_order = tuple(sorted(usable, key=_by_variant)), tuple(sorted(rejected, key=_by_variant))
     return Candidates(service.sizes.buckets, *in_order)
+
+
+def variants_in(service: Service, pool: Pool) -> tuple[Variant, ...]:
+    """The ways to run a replica of the service on this pool's GPUs, sorted; some may not fit on a node.
+
+    Sizes of tensor parallelism that the service does not choose are all that fit beside those that it does: a node of
+    8 GPUs and pipelines of 2 leave 1, 2 and 4. Numbers of GPUs that a stock cannot be counted in are left out.
+    """
+    tensor_sizes = service.tensor_parallel or GROUP_SIZES
+    roles = (Role.SHARED, Role.PREFILL, Role.DECODE) if service.disaggregated else (Role.SHARED,)
+    found = (
+        Variant(pool.name, tensor, pipeline, data, role)
+        for tensor, pipeline, data in itertools.product(tensor_sizes, service.pipeline_parallel, service.data_parallel)
+        for role in roles
+    )
+    chosen = bool(service.tensor_parallel)
+    return tuple(
+        sorted(
+            {
+                variant
+                for variant in found
+                if variant.gpus in GROUP_SIZES and (chosen or variant.gpus <= pool.gpus_per_node)
+            }
+        )
+    )
 
 
 def _by_variant(item: Candidate | Rejection) -> Variant:
