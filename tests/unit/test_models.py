@@ -8,38 +8,6 @@ from medley_planner.models import ModelArchitecture, ModelError, ThroughputPoint
 DENSE = known_models()["meta-llama/Llama-3.1-8B-Instruct"]
 SPARSE = known_models()["Qwen/Qwen3-30B-A3B"]
 
-# The rest of each config.json: vocabulary, width of the (dense or expert) feed-forward layer, whether queries and keys
-# have norms of their own.
-LAYER_SHAPES = {
-    "meta-llama/Llama-2-7b-hf": (32000, 11008, False),
-    "meta-llama/Llama-3.1-8B-Instruct": (128256, 14336, False),
-    "meta-llama/Llama-3.1-70B-Instruct": (128256, 28672, False),
-    "mistralai/Mistral-7B-Instruct-v0.3": (32768, 14336, False),
-    "mistralai/Mixtral-8x7B-Instruct-v0.1": (32000, 14336, False),
-    "Qwen/Qwen3-8B": (151936, 12288, True),
-    "Qwen/Qwen3-32B": (151936, 25600, True),
-    "Qwen/Qwen3-30B-A3B": (151936, 768, True),
-}
-
-
-def parameters_from_shapes(name: str, experts_read: int) -> int:
-    model = known_models()[name]
-    vocabulary, width, query_key_norms = LAYER_SHAPES[name]
-    hidden, heads, size = model.hidden_size, model.attention_heads, model.head_size
-    attention = hidden * size * (heads + 2 * model.key_value_heads) + heads * size * hidden
-    router = hidden * model.experts
-    feed_forward = 3 * hidden * width * experts_read
-    norms = 2 * hidden + (2 * size if query_key_norms else 0)
-    return 2 * vocabulary * hidden + model.layers * (attention + router + feed_forward + norms) + hidden
-
-
-@pytest.mark.parametrize("name", sorted(known_models()))
-def test_parameters_are_those_of_the_layer_shapes(name):
-    model = known_models()[name]
-
-    assert model.parameters == parameters_from_shapes(name, max(model.experts, 1))
-    assert model.parameters_per_token == parameters_from_shapes(name, max(model.active_experts, 1))
-
 
 def test_memory_of_llama_3_1_8b():
     assert DENSE.weight_bytes == 2 * 8_030_261_248
@@ -63,12 +31,36 @@ def test_a_model_whose_experts_are_all_active_is_computed_as_a_dense_one():
     assert model.shared_parameters == model.parameters
 
 
+def test_latent_attention_has_one_head_to_cache():
+    with pytest.raises(ModelError, match=r"^key_value_heads: must be 1 with latent attention, is 8$"):
+        replace(DENSE, latent_size=576)
+
+    model = replace(DENSE, latent_size=576, key_value_heads=1)
+    assert model.key_value_bytes_per_token == 32 * 576 * 2
+
+
+def test_experts_may_be_stored_in_another_type():
+    model = replace(SPARSE, expert_bytes_per_parameter=0.5)
+
+    assert model.weight_bytes == pytest.approx(2 * SPARSE.shared_parameters + 0.5 * SPARSE.expert_parameters)
+
+
+def test_windows_hold_the_cache_down():
+    model = replace(DENSE, window_layers=24, window_tokens=4096)
+
+    assert model.cache_bytes(4096) == DENSE.cache_bytes(4096) == 4096 * 128 * 1024
+    assert model.cache_bytes(8192) == DENSE.cache_bytes(8192) * 5 / 8
+    assert model.key_value_bytes_per_token == DENSE.key_value_bytes_per_token
+
+
 def test_only_8_bit_weights_are_computed_with_in_8_bits():
     assert [replace(DENSE, weight_bytes_per_parameter=size).computes_in_8_bit for size in (2.0, 1.0, 0.53)] == [
         False,
         True,
         False,
     ]
+    assert replace(DENSE, weight_bytes_per_parameter=1.03, computes_in_bits=8).computes_in_8_bit
+    assert not replace(DENSE, weight_bytes_per_parameter=1.0, computes_in_bits=16).computes_in_8_bit
 
 
 @pytest.mark.parametrize(
@@ -96,6 +88,15 @@ def test_only_8_bit_weights_are_computed_with_in_8_bits():
         (SPARSE, {"active_parameters": 10**8}, "active_parameters: 100000000 is too few for 8 of 128 experts"),
         (SPARSE, {"active_experts": 0}, "active_experts: must be between 1 and the 128 experts"),
         (SPARSE, {"active_experts": 129}, "active_experts: must be between 1 and the 128 experts"),
+        (SPARSE, {"expert_bytes_per_parameter": 0.0}, "expert_bytes_per_parameter: must be a positive number, is 0.0"),
+        (DENSE, {"computes_in_bits": 4}, "computes_in_bits: must be 8 or 16, is 4"),
+        (DENSE, {"lookup_parameters": -1}, "lookup_parameters: must be at least 0, is -1"),
+        (DENSE, {"lookup_parameters": 10**12}, "lookup_parameters: 1000000000000 leaves nothing of the"),
+        (DENSE, {"latent_size": 1.5}, "latent_size: must be an integer, is 1.5"),
+        (DENSE, {"constant_layers": 32}, "constant_layers: 32 leaves none of the 32 layers"),
+        (DENSE, {"window_layers": 33}, "window_layers: 33 is more than all 32 others"),
+        (DENSE, {"window_tokens": 4096}, "window_tokens: must be given together with window_layers"),
+        (DENSE, {"state_bytes_per_request": -1.0}, "state_bytes_per_request: must be a number, at least 0, is -1.0"),
     ],
 )
 def test_impossible_figures_of_a_model_are_refused_by_field(model, change, message):
@@ -143,6 +144,7 @@ def test_an_architecture_compares_by_value():
         key_value_heads=8,
         head_size=128,
         max_context_tokens=131072,
+        lookup_parameters=128256 * 4096,
     )
     assert again == DENSE
     assert hash(again) == hash(DENSE)
