@@ -18,7 +18,7 @@ from medley_planner.dominance import one_variant_suffices, undominated
 from medley_planner.memo import Memo
 from medley_planner.milp import Ending, Goal, Limits, Solution, solve
 from medley_planner.problem import LOAD_TOLERANCE, TIE_USD_PER_GPU_HOUR, FleetProblem, ServiceProblem
-from medley_planner.split import split
+from medley_planner.split import serves_all
 
 
 def cheapest(problem: FleetProblem, limits: Limits, memo: Memo) -> Solution:
@@ -129,7 +129,7 @@ def _feasible(problem: FleetProblem, replicas: tuple[tuple[int, ...], ...], memo
     used = ((limit, sum(limit.used_by(service, mix) for service, mix in pairs)) for limit in problem.shared)
     if any(used_by_all > limit.most + LOAD_TOLERANCE for limit, used_by_all in used):
         return False
-    return all(within_bounds(service, mix) and split(service, mix, memo).serves_all for service, mix in pairs)
+    return all(within_bounds(service, mix) and serves_all(service, mix, memo) for service, mix in pairs)
 
 
 def within_bounds(service: ServiceProblem, mix: tuple[int, ...]) -> bool:

@@ -11,36 +11,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 
-from medley_planner.capacity import Capacity
-from medley_planner.fleet import FleetState, Pool, ReplicaBounds, Service, Variant
-from medley_planner.result import BucketShare, FleetPlan, MixEntry, Outcome, ServicePlan
+from medley_planner.check_serving import Serving, check_losses, check_serving
+from medley_planner.fleet import CapacityType, FleetState, Pool, ReplicaBounds, Service
+from medley_planner.result import FleetPlan, MixEntry, Outcome, ServicePlan
 from medley_planner.variants import CapacityFunction
+from medley_planner.violations import DECIDED, LOAD_TOLERANCE, USD_TOLERANCE, Violation
 from medley_planner.wording import mix_text, plural
 
-LOAD_TOLERANCE = 1e-5
-"""A replica may be loaded a hundred-thousandth beyond its capacity: far below what any measurement can tell."""
+__all__ = ["DECIDED", "Violation", "check", "check_mix", "check_unshared"]
 
-USD_TOLERANCE = 1e-4
-
-DECIDED = (Outcome.PLANNED, Outcome.STOCK_SHORT)
-
-
-@dataclass(frozen=True)
-class Violation:
-    """A constraint that does not hold.
-
-    Args:
-        constraint: Its name: `demand`, `capacity`, `stock`, `cost_cap`, `replicas_min`, `replicas_max`,
-            `pool_replicas_min`, `pool_replicas_max`, `allowed`, `lower_bound` or `accounting`.
-        subject: The service, or for `stock` the pool, that it concerns.
-        detail: A sentence with figures.
-    """
-
-    constraint: str
-    subject: str
-    detail: str
+_SECONDS_PER_HOUR = 3600.0
+_SHORT = (Outcome.STOCK_SHORT, Outcome.FLEET_CAP_TOO_LOW)
+"""The outcomes in which lower bounds on replicas may give way."""
 
 
 def check(state: FleetState, plan: FleetPlan, capacity_of: CapacityFunction) -> tuple[Violation, ...]:
@@ -57,17 +41,25 @@ def check_unshared(state: FleetState, plan: FleetPlan, capacity_of: CapacityFunc
     found: list[Violation] = []
     for service, its_plan in _pairs(state, plan):
         if its_plan.outcome in DECIDED:
-            found += [*_accounting(service, its_plan, pools), *_demand(service, its_plan, pools, capacity_of)]
+            serving = Serving(service, its_plan, pools, capacity_of)
+            found += [*_accounting(service, its_plan, pools), *check_serving(serving, queueing=False)]
     return tuple(found)
 
 
 def check_mix(state: FleetState, plan: FleetPlan, name: str) -> tuple[Violation, ...]:
-    """What is wrong with the mix of one service *now*, kept or decided: its bounds, its cap, its demand, and stock
-    that does not hold what all services together have in its pools."""
+    """What is wrong with the mix of one service *now*, kept or decided: its bounds, its cap, its spread, its demand,
+    the fleet's cap, and stock that does not hold what all services together have in its pools."""
     pools = {pool.name: pool for pool in state.pools}
     service = next(service for service in state.services if service.name == name)
     its_plan = plan.service(name)
-    found = [*_allowed(service, its_plan, pools), *_bounds(service, its_plan), *_cap(service, its_plan)]
+    found = [
+        *_allowed(service, its_plan, pools),
+        *_bounds(service, its_plan),
+        *_cap(service, its_plan),
+        *_spread(service, its_plan, pools),
+        *_survives(service, its_plan),
+        *(replace(each, subject=name) for each in _fleet_cap(state, plan)),
+    ]
     if its_plan.served_share < 1.0:
         detail = (
             f"{mix_text(its_plan.mix)} serves only {100 * its_plan.served_share:.1f} % of {service.rate_rps:.4g} req/s"
@@ -89,14 +81,19 @@ def _violations(state: FleetState, plan: FleetPlan, capacity_of: CapacityFunctio
         yield from _accounting(service, its_plan, pools)
         if its_plan.outcome in DECIDED:
             yield from _allowed(service, its_plan, pools)
-            yield from _demand(service, its_plan, pools, capacity_of)
+            serving = Serving(service, its_plan, pools, capacity_of)
+            yield from check_serving(serving)
+            yield from check_losses(serving)
             yield from _cap(service, its_plan)
             yield from _bounds(service, its_plan)
+            yield from _spread(service, its_plan, pools)
         else:
             yield from _unchanged(service, its_plan)
     decided = [its_plan.mix for its_plan in plan.services if its_plan.outcome in DECIDED]
     held = [its_plan.mix for its_plan in plan.services if its_plan.outcome not in DECIDED]
     yield from _stock(state.pools, decided, held)
+    if any(its_plan.cost_usd_per_hour > 0 for its_plan in plan.services if its_plan.outcome in DECIDED):
+        yield from _fleet_cap(state, plan)
     yield from _totals(plan)
 
 
@@ -109,98 +106,89 @@ def _accounting(service: Service, plan: ServicePlan, pools: Mapping[str, Pool]) 
     variants = [entry.variant for entry in plan.mix]
     if variants != sorted(set(variants)):
         yield Violation("accounting", service.name, f"its mix is not sorted: {mix_text(plan.mix)}")
-    total = 0.0
     for entry in plan.mix:
-        pool = pools.get(entry.variant.pool)
-        price = entry.variant.gpus * pool.price_usd_per_gpu_hour * entry.replicas if pool else 0.0
-        total += price
         if entry.replicas < 1 or entry.gpus != entry.replicas * entry.variant.gpus:
             yield Violation(
                 "accounting", service.name, f"{entry.variant}: {entry.replicas} replicas, {entry.gpus} GPUs"
             )
-        if abs(entry.cost_usd_per_hour - price) > USD_TOLERANCE:
-            yield Violation(
-                "accounting", service.name, f"{entry.variant}: {entry.cost_usd_per_hour} is not {price} $/h"
-            )
-    if abs(total - plan.cost_usd_per_hour) > USD_TOLERANCE:
-        yield Violation("accounting", service.name, f"{plan.cost_usd_per_hour} $/h is not the sum {total} of its mix")
-    if plan.outcome is Outcome.PLANNED and plan.lower_bound_usd_per_hour > total + USD_TOLERANCE:
-        detail = f"{total} $/h is below its lower bound of {plan.lower_bound_usd_per_hour}"
+        price = _price(entry, pools.get(entry.variant.pool))
+        said = (entry.cost_usd_per_hour, entry.reserved_usd_per_hour, entry.risk_usd_per_hour)
+        if any(abs(one - other) > USD_TOLERANCE for one, other in zip(said, price, strict=True)):
+            detail = f"{entry.variant}: {said} is not {price} $/h added, reserved and at risk"
+            yield Violation("accounting", service.name, detail)
+    for figure in ("cost_usd_per_hour", "reserved_usd_per_hour", "risk_usd_per_hour"):
+        total, told = math.fsum(getattr(entry, figure) for entry in plan.mix), getattr(plan, figure)
+        if abs(total - told) > USD_TOLERANCE:
+            yield Violation("accounting", service.name, f"{figure} {told} is not the sum {total} of its mix")
+    if (
+        plan.outcome is Outcome.PLANNED
+        and plan.lower_bound_usd_per_hour > plan.cost_usd_per_hour + plan.risk_usd_per_hour + USD_TOLERANCE
+    ):
+        detail = f"{plan.expected_usd_per_hour} $/h is below its lower bound of {plan.lower_bound_usd_per_hour}"
         yield Violation("lower_bound", service.name, detail)
+
+
+def _price(entry: MixEntry, pool: Pool | None) -> tuple[float, float, float]:
+    """What an entry adds to the bill, what of it is paid anyway, and what its interruptions are expected to cost."""
+    if pool is None:
+        return 0.0, 0.0, 0.0
+    price = entry.replicas * entry.variant.gpus * pool.price_usd_per_gpu_hour
+    if pool.capacity_type is CapacityType.RESERVED:
+        return 0.0, price, 0.0
+    if pool.capacity_type is CapacityType.SPOT:
+        return price, 0.0, price * pool.interruptions_per_hour * pool.load_time_s / _SECONDS_PER_HOUR
+    return price, 0.0, 0.0
 
 
 def _allowed(service: Service, plan: ServicePlan, pools: Mapping[str, Pool]) -> Iterator[Violation]:
     for entry in plan.mix:
         pool = pools.get(entry.variant.pool)
-        size = entry.variant.gpus
         if pool is None:
             yield Violation("allowed", service.name, f"there is no pool {entry.variant.pool}")
         elif service.pools is not None and pool.name not in service.pools:
             yield Violation("allowed", service.name, f"{pool.name} is not among its pools")
-        elif size > pool.gpus_per_node or not service.may_run(entry.variant):
+        elif entry.variant.gpus > pool.gpus_per_node or not service.may_run(entry.variant):
             yield Violation("allowed", service.name, f"{entry.variant} is not among its variants")
-
-
-def _demand(
-    service: Service, plan: ServicePlan, pools: Mapping[str, Pool], capacity_of: CapacityFunction
-) -> Iterator[Violation]:
-    """Every bucket served as far as promised, by replicas that have room for it."""
-    shares: dict[tuple[int, int], list[BucketShare]] = {}
-    for share in plan.shares:
-        shares.setdefault((share.input_tokens, share.output_tokens), []).append(share)
-    busy: dict[Variant, list[float]] = {entry.variant: [] for entry in plan.mix}
-    served: list[float] = []
-    for bucket in service.sizes.buckets if service.rate_rps > 0 else ():
-        size = (bucket.input_tokens, bucket.output_tokens)
-        parts = shares.pop(size, [])
-        total = math.fsum(part.share for part in parts)
-        served.append(bucket.weight * total)
-        if any(part.share < 0 for part in parts) or total > 1 + LOAD_TOLERANCE:
-            yield Violation("demand", service.name, f"{size}: shares {[part.share for part in parts]}")
-        if plan.outcome is Outcome.PLANNED and total < 1 - LOAD_TOLERANCE:
-            yield Violation("demand", service.name, f"{size}: only {total} of it is served")
-        for part in parts:
-            capacity = _capacity(service, part, pools, capacity_of).requests_per_second
-            if part.variant not in busy or capacity <= 0 or not math.isclose(part.capacity_rps, capacity):
-                yield Violation(
-                    "capacity", service.name, f"{size} on {part.variant}: {capacity} req/s, not {part.capacity_rps}"
-                )
-            else:
-                busy[part.variant].append(service.rate_rps * bucket.weight * part.share / capacity)
-    if shares:
-        yield Violation("demand", service.name, f"sizes that nobody sends are served: {sorted(shares)}")
-    if abs(math.fsum(served) - plan.served_share) > LOAD_TOLERANCE and service.rate_rps > 0:
-        yield Violation("demand", service.name, f"{math.fsum(served)} is served, not {plan.served_share}")
-    for entry in plan.mix:
-        room = entry.replicas * (1 - service.headroom)
-        load = math.fsum(busy[entry.variant])
-        if load > room * (1 + LOAD_TOLERANCE):
-            yield Violation("capacity", service.name, f"{entry.variant}: load {load} of {room}")
-        if abs(load / entry.replicas - entry.utilisation) > LOAD_TOLERANCE:
-            yield Violation("accounting", service.name, f"{entry.variant}: utilisation is not {entry.utilisation}")
-
-
-def _capacity(
-    service: Service, share: BucketShare, pools: Mapping[str, Pool], capacity_of: CapacityFunction
-) -> Capacity:
-    return capacity_of(
-        model=service.model,
-        measurements=service.measurements,
-        engine=service.engine,
-        gpu=pools[share.variant.pool].gpu,
-        parallelism=share.variant.parallelism,
-        role=share.variant.role,
-        sizes=((share.input_tokens, share.output_tokens),),
-        objectives=service.objectives,
-        max_context_tokens=service.max_context_tokens,
-        correction=service.correction(pools[share.variant.pool].gpu, share.variant.parallelism),
-    )[0]
 
 
 def _cap(service: Service, plan: ServicePlan) -> Iterator[Violation]:
     cap = service.max_cost_usd_per_hour
     if cap is not None and plan.cost_usd_per_hour > cap + USD_TOLERANCE:
         yield Violation("cost_cap", service.name, f"{plan.cost_usd_per_hour:.2f} $/h is more than {cap:.2f}")
+
+
+def _fleet_cap(state: FleetState, plan: FleetPlan) -> Iterator[Violation]:
+    cap, cost = state.max_cost_usd_per_hour, math.fsum(each.cost_usd_per_hour for each in plan.services)
+    if cap is not None and cost > cap + USD_TOLERANCE:
+        yield Violation("fleet_cost_cap", "plan", f"all services together cost {cost:.2f} $/h, more than {cap:.2f}")
+
+
+def _spread(service: Service, plan: ServicePlan, pools: Mapping[str, Pool]) -> Iterator[Violation]:
+    """Not too large a share of the replicas in spot pools, nor in any one pool."""
+    everything = sum(entry.replicas for entry in plan.mix)
+    by_pool: dict[str, int] = {}
+    for entry in plan.mix:
+        by_pool[entry.variant.pool] = by_pool.get(entry.variant.pool, 0) + entry.replicas
+    spot = sum(
+        count for name, count in by_pool.items() if name in pools and pools[name].capacity_type is CapacityType.SPOT
+    )
+    if spot > service.availability.spot_max_share * everything + LOAD_TOLERANCE:
+        asked = f"at most {100 * service.availability.spot_max_share:g} % may be"
+        yield Violation("spot_share", service.name, f"{spot} of {plural(everything, 'replica')} are spot, {asked}")
+    for name, count in sorted(by_pool.items()):
+        if count > service.availability.pool_max_share * everything + LOAD_TOLERANCE:
+            asked = f"at most {100 * service.availability.pool_max_share:g} % may be"
+            detail = f"{count} of {plural(everything, 'replica')} are in {name}, {asked}"
+            yield Violation("pool_share", service.name, detail)
+
+
+def _survives(service: Service, plan: ServicePlan) -> Iterator[Violation]:
+    """What a loss leaves, as the plan says it."""
+    wanted = service.availability.survivable_share
+    for fallback in plan.fallbacks:
+        if fallback.served_share < wanted - LOAD_TOLERANCE:
+            served = f"{100 * fallback.served_share:.1f} % of the demand is served without {fallback.pool}"
+            yield Violation("survivable", service.name, f"{served}, {100 * wanted:g} % must be")
 
 
 def _bounds(service: Service, plan: ServicePlan) -> Iterator[Violation]:
@@ -212,7 +200,7 @@ def _bounds(service: Service, plan: ServicePlan) -> Iterator[Violation]:
     for pool, bounds in sorted(service.replicas_by_pool.items()):
         checks.append(("pool_replicas", f" in {pool}", bounds, by_pool.get(pool, 0)))
     for name, where, bounds, count in checks:
-        if count < bounds.minimum and plan.outcome is not Outcome.STOCK_SHORT:
+        if count < bounds.minimum and plan.outcome not in _SHORT:
             yield Violation(
                 f"{name}_min", service.name, f"{count} replicas{where}, at least {bounds.minimum} are asked for"
             )
@@ -260,11 +248,13 @@ def _at_least(gpus: Mapping[tuple[str, int], int], pool: str, size: int) -> int:
 
 
 def _totals(plan: FleetPlan) -> Iterator[Violation]:
-    total = math.fsum(its_plan.cost_usd_per_hour for its_plan in plan.services)
-    if abs(total - plan.cost_usd_per_hour) > USD_TOLERANCE:
-        yield Violation("accounting", "plan", f"{plan.cost_usd_per_hour} $/h is not the sum {total} of its services")
-    if plan.lower_bound_usd_per_hour > total + USD_TOLERANCE:
-        yield Violation("lower_bound", "plan", f"{total} $/h is below {plan.lower_bound_usd_per_hour}")
+    for figure in ("cost_usd_per_hour", "reserved_usd_per_hour", "risk_usd_per_hour"):
+        total, told = math.fsum(getattr(its_plan, figure) for its_plan in plan.services), getattr(plan, figure)
+        if abs(total - told) > USD_TOLERANCE:
+            yield Violation("accounting", "plan", f"{figure} {told} is not the sum {total} of its services")
+    expected = math.fsum(its_plan.expected_usd_per_hour for its_plan in plan.services)
+    if plan.lower_bound_usd_per_hour > expected + USD_TOLERANCE:
+        yield Violation("lower_bound", "plan", f"{expected} $/h is below {plan.lower_bound_usd_per_hour}")
     by_pool: dict[str, int] = {}
     for its_plan in plan.services:
         for entry in its_plan.mix:

@@ -12,6 +12,9 @@ Coalitions only grow, so this ends, at the latest with all services in one.
 Where a coalition cannot be served even by all the stock, it leaves the least demand unserved, and of the ways to do
 that takes the cheapest. The argument holds for the pair (unserved, price) in lexicographic order: the others serve
 everything, and alone the coalition cannot serve more.
+
+A price cap of the fleet is shared by all: where the coalitions together cost more, all services are solved as one, with
+the cap beside the stock.
 """
 
 from __future__ import annotations
@@ -26,8 +29,8 @@ from medley_planner.greedy import greedy
 from medley_planner.memo import Memo
 from medley_planner.milp import Ending, Goal, Limits, Solution
 from medley_planner.one_by_one import one_by_one
-from medley_planner.problem import FleetProblem, ServiceProblem, stock_limits
-from medley_planner.split import split
+from medley_planner.problem import LOAD_TOLERANCE, CostLimit, FleetProblem, ServiceProblem, stock_limits
+from medley_planner.split import serves_all, split
 
 _UNSERVED_TOLERANCE = 1e-7
 
@@ -72,16 +75,37 @@ class Sharing:
         }
 
 
-def share(services: Mapping[str, ServiceProblem], stock: Mapping[str, Stock], limits: Limits, memo: Memo) -> Sharing:
-    """The cheapest mixes of all services together under the shared stock.
+def share(
+    services: Mapping[str, ServiceProblem],
+    stock: Mapping[str, Stock],
+    limits: Limits,
+    memo: Memo,
+    cost_limit: CostLimit | None = None,
+) -> Sharing:
+    """The cheapest mixes of all services together under the shared stock, and the fleet's price cap.
 
     Args:
         services: Problems by name.
         stock: What the services may use together, by pool.
         limits: Gap, and time for all solves together.
         memo: Keeps solutions by problem.
+        cost_limit: What they may add to the bill together; None is no limit.
     """
     budget = _Budget(limits)
+    sharing = _share_stock(services, stock, budget, memo)
+    if cost_limit is None or _bill(sharing, services) <= cost_limit.usd_per_hour + LOAD_TOLERANCE:
+        return sharing
+    members = tuple(sorted(services))
+    return Sharing((_solve(members, services, stock, budget, memo, cost_limit=cost_limit),))
+
+
+def _bill(sharing: Sharing, services: Mapping[str, ServiceProblem]) -> float:
+    return math.fsum(services[name].bill(mix) for name, mix in sharing.mixes.items())
+
+
+def _share_stock(
+    services: Mapping[str, ServiceProblem], stock: Mapping[str, Stock], budget: _Budget, memo: Memo
+) -> Sharing:
     coalitions = [_solve((name,), services, stock, budget, memo) for name in sorted(services)]
     while True:
         crowded = _crowded_pools(coalitions, services, stock)
@@ -113,10 +137,14 @@ def _solve(
     stock: Mapping[str, Stock],
     budget: _Budget,
     memo: Memo,
+    *,
+    cost_limit: CostLimit | None = None,
 ) -> Coalition:
     problems = tuple(services[name] for name in members)
-    problem = FleetProblem(problems, stock_limits(problems, stock))
+    problem = FleetProblem(problems, stock_limits(problems, stock), cost_limit)
     incumbent = one_by_one(problems, stock, budget.limits(), memo) if _is_large(problem) else None
+    if incumbent is not None and cost_limit is not None and _billed(incumbent, problem) > cost_limit.usd_per_hour:
+        incumbent = None
     solution = budget.spend(cheapest(problem, budget.limits(), memo))
     if solution.found and not (solution.ending is Ending.TIME_LIMIT and _is_better(incumbent, solution, problem, memo)):
         return Coalition(members, solution.replicas, solution.bound, short=False, ending=solution.ending)
@@ -126,7 +154,8 @@ def _solve(
     whole = _serves_all(mixes, problem, memo)
     bound = solution.bound if solution.found else 0.0
     ending = Ending.TIME_LIMIT if solution.found else Ending.NOTHING_FOUND
-    return Coalition(members, mixes, bound, short=not whole and incumbent is not None, ending=ending)
+    cannot = incumbent is not None or cost_limit is not None
+    return Coalition(members, mixes, bound, short=not whole and cannot, ending=ending)
 
 
 def _is_large(problem: FleetProblem) -> bool:
@@ -141,6 +170,10 @@ def _is_better(incumbent: Mixes | None, solution: Solution, problem: FleetProble
     return _paid(incumbent, problem) < _paid(solution.replicas, problem)
 
 
+def _billed(mixes: Mixes, problem: FleetProblem) -> float:
+    return math.fsum(service.bill(mix) for service, mix in zip(problem.services, mixes, strict=True))
+
+
 def _paid(mixes: Mixes, problem: FleetProblem) -> float:
     pairs = zip(problem.services, mixes, strict=True)
     return sum(service.cost(mix) + service.switching_cost(mix) for service, mix in pairs)
@@ -148,7 +181,7 @@ def _paid(mixes: Mixes, problem: FleetProblem) -> float:
 
 def _serves_all(mixes: Mixes, problem: FleetProblem, memo: Memo) -> bool:
     pairs = zip(problem.services, mixes, strict=True)
-    return all(within_bounds(service, mix) and split(service, mix, memo).serves_all for service, mix in pairs)
+    return all(within_bounds(service, mix) and serves_all(service, mix, memo) for service, mix in pairs)
 
 
 def _most_serving(candidates: Sequence[Mixes | None], problem: FleetProblem, memo: Memo) -> Mixes:

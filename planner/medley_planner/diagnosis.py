@@ -31,12 +31,14 @@ class Trouble:
         message: The reason as a sentence with figures.
         binding: The constraint that stands in the way, where there is one.
         nearest_cap_usd_per_hour: With `CAP_TOO_LOW`: the lowest cap that would do.
+        nearest_share: With a share of replicas or of the demand that cannot be kept: the nearest that can.
     """
 
     outcome: Outcome
     message: str
     binding: tuple[Binding, ...] = ()
     nearest_cap_usd_per_hour: float | None = None
+    nearest_share: float | None = None
 
 
 def nothing_fits(service: Service, candidates: Candidates) -> Trouble | None:

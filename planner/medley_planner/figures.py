@@ -32,7 +32,9 @@ def service_problem(
     rates = tuple(service.rate_rps * candidates.buckets[index].weight for index in demanded)
     moves = any(service.running.values()) and switching_horizon_s > 0
     billed = tuple(billed_usd_per_hour(candidate, pools[candidate.variant.pool]) for candidate in usable)
-    risks = (interruption_usd_per_hour(candidate, pools[candidate.variant.pool]) for candidate in usable)
+    risks = (
+        interruption_usd_per_hour(candidate.price_usd_per_hour, pools[candidate.variant.pool]) for candidate in usable
+    )
     return ServiceProblem(
         variants=tuple(candidate.variant for candidate in usable),
         gpus=tuple(candidate.gpus for candidate in usable),
@@ -64,15 +66,19 @@ def billed_usd_per_hour(candidate: Candidate, pool: Pool) -> float:
     return 0.0 if pool.capacity_type is CapacityType.RESERVED else candidate.price_usd_per_hour
 
 
-def interruption_usd_per_hour(candidate: Candidate, pool: Pool) -> float:
-    """What the interruptions of a spot replica are expected to cost per hour that it serves; 0 for others.
+def interruption_usd_per_hour(price_usd_per_hour: float, pool: Pool) -> float:
+    """What the interruptions of spot replicas are expected to cost per hour that they serve; 0 in other pools.
 
     Each time, a replacement is paid for while it loads and does not serve: interruptions per hour · load time · price
     (docs/formulation.md derives it).
+
+    Args:
+        price_usd_per_hour: Price of the replicas.
+        pool: Their pool.
     """
     if pool.capacity_type is not CapacityType.SPOT:
         return 0.0
-    return pool.interruptions_per_hour * candidate.load_time_s / _SECONDS_PER_HOUR * candidate.price_usd_per_hour
+    return pool.interruptions_per_hour * pool.load_time_s / _SECONDS_PER_HOUR * price_usd_per_hour
 
 
 def _spot_pools(candidates: Candidates, pools: Mapping[str, Pool]) -> tuple[str, ...]:

@@ -11,25 +11,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from medley_planner.assemble import Prepared, from_split, kept, planned
+from medley_planner.assemble import Prepared, Shortage, from_split, kept, planned
+from medley_planner.budget import cost_limit, over_budget
 from medley_planner.capacity import capacities
+from medley_planner.cheapest import within_bounds
 from medley_planner.check import Violation, check, check_unshared
 from medley_planner.coalitions import Coalition, Sharing, alone_bound, share
 from medley_planner.diagnosis import Trouble, diagnose, nothing_fits
 from medley_planner.explain import explained
-from medley_planner.fleet import FleetState, Formulation, PlanOptions, Stock
+from medley_planner.fleet import FleetState, Formulation, PlanOptions, Role, Stock
 from medley_planner.greedy import greedy
 from medley_planner.lower_bound import fractional_bound, gap
 from medley_planner.melange import melange
 from medley_planner.memo import Memo
 from medley_planner.milp import Ending, Limits
 from medley_planner.outlook import Outlook, outlook
-from medley_planner.problem import FleetProblem, ServiceProblem, remaining_stock, stock_limits
+from medley_planner.problem import CostLimit, FleetProblem, ServiceProblem, remaining_stock, stock_limits
 from medley_planner.result import FleetPlan, Outcome, ServicePlan, SolverStatus
 from medley_planner.shortage import shortage
-from medley_planner.split import split
+from medley_planner.split import serves_all
 from medley_planner.validation import InvalidFleetError
 from medley_planner.variants import CapacityFunction
 
@@ -37,7 +39,7 @@ __all__ = ["DEFAULT_OPTIONS", "InvalidFleetError", "UnsoundPlanError", "explain_
 
 DEFAULT_OPTIONS = PlanOptions()
 
-ShareStock = Callable[[Mapping[str, ServiceProblem], Mapping[str, Stock], Limits, Memo], Sharing]
+ShareStock = Callable[[Mapping[str, ServiceProblem], Mapping[str, Stock], Limits, Memo, CostLimit | None], Sharing]
 
 
 class UnsoundPlanError(RuntimeError):
@@ -130,10 +132,12 @@ def _decide(ready: Outlook, share_stock: ShareStock, memo: Memo) -> FleetPlan:
         new = {name: trouble for name, trouble in found.items() if trouble is not None}
         if not new:
             problems = {name: each.problem for name, each in deciding.items()}
-            sharing = share_stock(problems, left, ready.limits, memo)
+            kept_services = [ready.prepared[name].service for name in troubles]
+            money_left = cost_limit(ready.state.max_cost_usd_per_hour, kept_services, ready.pools)
+            sharing = share_stock(problems, left, ready.limits, memo, money_left)
             new = _left_without_a_plan(ready, sharing, memo)
         if not new:
-            return _assemble(ready, sharing, troubles, left, memo)
+            return _assemble(ready, sharing, troubles, _Left(left, money_left), memo)
         troubles |= new
 
 
@@ -155,33 +159,41 @@ def _left_without_a_plan(ready: Outlook, sharing: Sharing, memo: Memo) -> dict[s
         for coalition in sharing.coalitions
         if coalition.ending is Ending.NOTHING_FOUND and not coalition.short
         for name, mix in zip(coalition.members, coalition.replicas, strict=True)
-        if not split(ready.prepared[name].problem, mix, memo).serves_all
-        or sum(mix) < ready.prepared[name].problem.replicas_min
+        if not serves_all(ready.prepared[name].problem, mix, memo)
+        or not within_bounds(ready.prepared[name].problem, mix)
     }
 
 
 def _share_greedily(
-    services: Mapping[str, ServiceProblem], stock: Mapping[str, Stock], limits: Limits, memo: Memo
+    services: Mapping[str, ServiceProblem],
+    stock: Mapping[str, Stock],
+    limits: Limits,
+    memo: Memo,
+    money_left: CostLimit | None = None,
 ) -> Sharing:
     """All services in one coalition, without a solver."""
     members = tuple(sorted(services))
     problems = tuple(services[name] for name in members)
-    mixes = greedy(FleetProblem(problems, stock_limits(problems, stock)))
+    mixes = greedy(FleetProblem(problems, stock_limits(problems, stock), money_left))
     return Sharing((Coalition(members, mixes, bound=0.0, short=False, ending=Ending.NOTHING_FOUND),))
 
 
-def _assemble(
-    ready: Outlook, sharing: Sharing, troubles: Mapping[str, Trouble], left: Mapping[str, Stock], memo: Memo
-) -> FleetPlan:
+@dataclass(frozen=True)
+class _Left:
+    """What is left to share beside what is kept."""
+
+    stock: Mapping[str, Stock]
+    money: CostLimit | None
+
+
+def _assemble(ready: Outlook, sharing: Sharing, troubles: Mapping[str, Trouble], left: _Left, memo: Memo) -> FleetPlan:
     plans: dict[str, ServicePlan] = {}
     bounds: list[float] = []
+    nearest_cap: float | None = None
     for coalition in sharing.coalitions:
         members = [ready.prepared[name] for name in coalition.members]
-        missing = (
-            shortage(members, coalition, left, pools=ready.pools, limits=ready.limits, memo=memo)
-            if coalition.short
-            else {}
-        )
+        missing, nearest = _missing(ready, members, coalition, left, memo)
+        nearest_cap = nearest_cap if nearest is None else nearest
         alone = [_lower_bound(each, ready, memo) for each in members]
         for each, mix, bound in zip(members, coalition.replicas, alone, strict=True):
             plans[each.service.name] = planned(each, mix, bound, missing.get(each.service.name), memo)
@@ -189,8 +201,32 @@ def _assemble(
     for name, trouble in troubles.items():
         each = ready.prepared[name]
         plans[name] = kept(each, trouble, ready.pools, _lower_bound(each, ready, memo), memo)
-        bounds.append(plans[name].cost_usd_per_hour)
-    return _fleet_plan([plans[name] for name in sorted(plans)], math.fsum(bounds), _status(sharing))
+        bounds.append(plans[name].expected_usd_per_hour)
+    found = _fleet_plan([plans[name] for name in sorted(plans)], math.fsum(bounds), _status(sharing))
+    return replace(found, nearest_feasible_cap_usd_per_hour=nearest_cap)
+
+
+def _missing(
+    ready: Outlook, members: Sequence[Prepared], coalition: Coalition, left: _Left, memo: Memo
+) -> tuple[Mapping[str, Shortage], float | None]:
+    """What keeps members of a coalition from being served, by name; and the fleet's cap that would do."""
+    if not coalition.short:
+        return {}, None
+    cap = ready.state.max_cost_usd_per_hour
+    if cap is not None and left.money is not None:
+        over = over_budget(
+            members,
+            coalition,
+            left.stock,
+            cap_usd_per_hour=cap,
+            left=left.money,
+            limits=ready.limits,
+            memo=memo,
+        )
+        if over is not None:
+            return over.shortages, over.nearest_cap_usd_per_hour
+    short = shortage(members, coalition, left.stock, pools=ready.pools, limits=ready.limits, memo=memo)
+    return {name: Shortage(Outcome.STOCK_SHORT, message) for name, message in short.items()}, None
 
 
 def _lower_bound(each: Prepared, ready: Outlook, memo: Memo) -> float:
@@ -210,7 +246,8 @@ def _status(sharing: Sharing) -> SolverStatus:
 
 def _fleet_plan(plans: Sequence[ServicePlan], lower_bound: float, status: SolverStatus) -> FleetPlan:
     cost = math.fsum(each.cost_usd_per_hour for each in plans)
-    bound = max(0.0, min(lower_bound, cost))
+    risk = math.fsum(each.risk_usd_per_hour for each in plans)
+    bound = max(0.0, min(lower_bound, cost + risk))
     gpus: dict[str, int] = {}
     for each in plans:
         for entry in each.mix:
@@ -219,24 +256,29 @@ def _fleet_plan(plans: Sequence[ServicePlan], lower_bound: float, status: Solver
         services=tuple(plans),
         cost_usd_per_hour=cost,
         lower_bound_usd_per_hour=bound,
-        gap=gap(cost, bound),
+        gap=gap(cost + risk, bound),
         status=status,
         gpus_by_pool=tuple(sorted(gpus.items())),
+        reserved_usd_per_hour=math.fsum(each.reserved_usd_per_hour for each in plans),
+        risk_usd_per_hour=risk,
     )
 
 
 def _melange_plan(ready: Outlook, options: PlanOptions, memo: Memo) -> FleetPlan:
-    """Each service alone by Mélange's programme; what stock, caps and bounds say is not asked."""
+    """Each service alone by Mélange's programme, at list prices; stock, caps, bounds and spread are not looked at."""
     plans, bounds, optimal = [], [], True
-    for name, each in ready.prepared.items():
+    for name, prepared in ready.prepared.items():
+        each = _as_melange_has_it(prepared)
         trouble = _set_aside(replace(ready, prepared={name: each})).get(name)
-        mix = None if trouble else melange(each.problem, options.slice_factor, ready.limits)
+        listed = tuple(candidate.price_usd_per_hour for candidate in each.candidates.usable)
+        priced = replace(each.problem, prices=listed)
+        mix = None if trouble else melange(priced, options.slice_factor, ready.limits)
         if mix is None:
             trouble = trouble or Trouble(
                 Outcome.TIME_LIMIT, f"The solver found no plan within {options.time_limit_s:g} s"
             )
             plans.append(kept(each, trouble, ready.pools, -math.inf, memo))
-            bounds.append(plans[-1].cost_usd_per_hour)
+            bounds.append(plans[-1].expected_usd_per_hour)
             continue
         optimal = optimal and mix.optimal
         plans.append(from_split(each, mix.replicas, mix.split, fractional_bound(each.problem), None))
@@ -247,3 +289,14 @@ def _melange_plan(ready: Outlook, options: PlanOptions, memo: Memo) -> FleetPlan
     if violations:
         raise UnsoundPlanError(violations)
     return fleet_plan
+
+
+def _as_melange_has_it(prepared: Prepared) -> Prepared:
+    """The service without replicas that compute only a part of a request."""
+    shared = [v for v, variant in enumerate(prepared.problem.variants) if variant.role is Role.SHARED]
+    usable = tuple(prepared.candidates.usable[v] for v in shared)
+    return replace(
+        prepared,
+        candidates=replace(prepared.candidates, usable=usable),
+        problem=prepared.problem.only(shared),
+    )

@@ -226,12 +226,12 @@ def _reported(best: FleetPlan, final: FleetPlan, cases: Iterable[Case], verdicts
     The bound is that of the plan in which all were free.
     """
     plans = tuple(_as_reported(case, verdicts[case.service.name], final.service(case.service.name)) for case in cases)
-    bound = min(best.lower_bound_usd_per_hour, final.cost_usd_per_hour)
+    bound = min(best.lower_bound_usd_per_hour, final.expected_usd_per_hour)
     return replace(
         final,
         services=plans,
         lower_bound_usd_per_hour=bound,
-        gap=gap(final.cost_usd_per_hour, bound),
+        gap=gap(final.expected_usd_per_hour, bound),
         status=best.status if final.status is SolverStatus.OPTIMAL else final.status,
     )
 

@@ -71,6 +71,11 @@ def split_after_loss(service: ServiceProblem, replicas: Sequence[int], pool: str
     return memo.recall(("split after loss", demand, left), lambda: _Splitting(demand, left, share).best())
 
 
+def serves_all(service: ServiceProblem, replicas: Sequence[int], memo: Memo) -> bool:
+    """Whether so many replicas serve all requests, and after the loss of any one spot pool what must survive."""
+    return split(service, replicas, memo).serves_all and survives(service, replicas, memo)
+
+
 def survives(service: ServiceProblem, replicas: Sequence[int], memo: Memo) -> bool:
     """Whether after the loss of any one spot pool the rest serves what must survive."""
     share = service.availability.survivable_share

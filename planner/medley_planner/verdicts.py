@@ -71,13 +71,13 @@ class Case:
 
     @property
     def saved_usd_per_hour(self) -> float:
-        """What the candidate costs less."""
-        return self.now.cost_usd_per_hour - self.candidate.cost_usd_per_hour
+        """What the candidate costs less, what interruptions are expected to cost included."""
+        return self.now.expected_usd_per_hour - self.candidate.expected_usd_per_hour
 
     @property
     def saved_percent(self) -> float:
         """The same as a share of what runs costs."""
-        paid = self.now.cost_usd_per_hour
+        paid = self.now.expected_usd_per_hour
         return 100.0 * self.saved_usd_per_hour / paid if paid > 0 else 0.0
 
 
@@ -96,7 +96,11 @@ _WRONG = {
     "stock": "StockLost",
     "allowed": "PoolNotAllowed",
     "cost_cap": "CostCapExceeded",
+    "fleet_cost_cap": "CostCapExceeded",
     "demand": "DemandNotServed",
+    "survivable": "AvailabilityLost",
+    "spot_share": "AvailabilityLost",
+    "pool_share": "AvailabilityLost",
     "replicas_min": "BoundsViolated",
     "replicas_max": "BoundsViolated",
     "pool_replicas_min": "BoundsViolated",
@@ -201,8 +205,8 @@ def given_up(case: Case, final: ServicePlan, verdict: Verdict) -> Verdict | None
         return _infeasible(final)
     if same_mix(case.now, final):
         return Verdict(Choice.KEEP, "Unchanged", f"{mix_text(case.now.mix)} is the best mix that stock allows")
-    saved = case.now.cost_usd_per_hour - final.cost_usd_per_hour
-    enough = case.now.cost_usd_per_hour * case.standing.min_savings_percent / 100.0
+    saved = case.now.expected_usd_per_hour - final.expected_usd_per_hour
+    enough = case.now.expected_usd_per_hour * case.standing.min_savings_percent / 100.0
     if verdict.reason == "CheaperMix" and (saved <= 0 or saved < enough):
         message = f"{mix_text(final.mix)} is the best mix that stock allows, and saves only {money(saved)}"
         return Verdict(Choice.KEEP, "SavingTooSmall", message)
