@@ -122,7 +122,22 @@ def model_profile(rng: random.Random, name: str) -> Manifest:
     }
     if rng.random() < 0.4:
         architecture |= {"activeParameters": 3_000_000_000, "experts": 128, "activeExperts": 8}
-    architecture |= _some(rng, {"dataType": rng.choice(("bf16", "fp8", "int4")), "keyValueDataType": "fp8"})
+    architecture |= _some(
+        rng,
+        {
+            "dataType": rng.choice(("bf16", "fp8", "int4", "mxfp4", "nvfp4")),
+            "keyValueDataType": "fp8",
+            "bytesPerParameter": 1.07,
+            "bytesPerExpertParameter": 0.53125,
+            "lookupParameters": 525_336_576,
+            "constantLayers": 8,
+            "stateBytesPerRequest": 3_000_000,
+        },
+    )
+    if rng.random() < 0.3:
+        architecture |= {"windowLayers": 16, "windowTokens": 1024}
+    if rng.random() < 0.3:
+        architecture |= {"keyValueHeads": 1, "latentSize": 576}
     spec: Manifest = {"model": f"example/{name}", "architecture": architecture}
     if rng.random() < 0.5:
         point = {
@@ -414,6 +429,9 @@ PROFILE_MISTAKES: tuple[Mistake, ...] = (
     _bad("spec.architecture.dataType", "fp32"),
     _bad("spec.architecture.keyValueHeads", 5, "spec.architecture"),
     _bad("spec.architecture.activeParameters", 10**13, "spec.architecture"),
+    _bad("spec.architecture.windowLayers", 33, "spec.architecture"),
+    _bad("spec.architecture.constantLayers", 32, "spec.architecture"),
+    _bad("spec.architecture.bytesPerParameter", 9),
     _bad("spec.measurements", [_MEASUREMENT | {"points": []}], "spec.measurements[0].points"),
     _bad("spec.measurements", [_MEASUREMENT | {"tensorParallel": 3}], "spec.measurements[0].tensorParallel"),
     _bad("spec.measurements", [_MEASUREMENT | {"points": [{}]}], "spec.measurements[0].points[0].inputTokens"),

@@ -124,8 +124,10 @@ def _verdict(
         message=decision.message,
         feasible=judged.outcome in SERVED,
         outcome=judged.outcome.value,
-        plan=plan_status(decision.plan, gpu_types),
-        candidate=plan_status(decision.candidate, gpu_types) if decision.candidate is not None else None,
+        plan=plan_status(decision.plan, gpu_types, resolved.model_source),
+        candidate=plan_status(decision.candidate, gpu_types, resolved.model_source)
+        if decision.candidate is not None
+        else None,
         candidate_since_s=decision.candidate_since_s,
         target={name: wanted[variant] for name, variant in variants.items()},
         variants=variants,
@@ -148,8 +150,9 @@ def _deployments(
     names = {}
     for variant, _ in target:
         pool = observation.around.pools[variant.pool]
-        profile = observation.around.profiles[resolved.profile_name]
-        manifest = deployment(resolved.service, pool, profile, tensor_parallel=variant.tensor_parallel, replicas=0)
+        manifest = deployment(
+            resolved.service, pool, resolved.model_profile, tensor_parallel=variant.tensor_parallel, replicas=0
+        )
         name: str = manifest["metadata"]["name"]
         names[name] = variant
     return names

@@ -153,8 +153,9 @@ def _language_model(outer: Fields, values: Mapping[str, Any], notes: list[str]) 
 def _context_tokens(fields: Fields, family: str) -> int:
     """The longest context, as engines derive it: the trained positions, stretched where the rotary scaling says so.
 
-    Cohere's `model_max_length` goes before the positions. YaRN stretches `original_max_position_embeddings`, linear and dynamic scaling the positions; Llama 3's and
-    LongRoPE's positions are the stretched ones already. More than `MAX_CONTEXT_TOKENS` are cut to that.
+    Cohere's `model_max_length` goes before the positions. YaRN stretches `original_max_position_embeddings`, linear and
+    dynamic scaling the positions; Llama 3's and LongRoPE's positions are the stretched ones already. More than
+    `MAX_CONTEXT_TOKENS` are cut to that.
     """
     names = ("model_max_length", *_CONTEXT) if family.startswith("cohere") else _CONTEXT
     positions = min(fields.integer(*names, maximum=2**40), MAX_CONTEXT_TOKENS)

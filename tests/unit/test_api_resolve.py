@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from medley_operator.api.catalogue import catalogue_profile
 from medley_operator.api.gpupool import GPUPool
 from medley_operator.api.llmservice import ConfigMapKeyReference, LLMService
-from medley_operator.api.manifest import parse
+from medley_operator.api.manifest import InvalidManifestError, parse, path_text
 from medley_operator.api.modelprofile import ModelProfile
 from medley_operator.api.problems import Problem, hint, nearest
 from medley_operator.api.resolve import (
@@ -22,6 +23,7 @@ from medley_operator.api.resolve import (
 )
 from medley_operator.api.traces import TraceKey, histogram_of_config_map
 from medley_planner.gpus import GPUType
+from medley_planner.known_models import known_models
 from medley_planner.sizes import SizeHistogram
 
 ARCHITECTURE: dict[str, Any] = {
@@ -86,7 +88,7 @@ def test_a_service_that_fits_is_resolved() -> None:
     found = resolve_service(service(), AROUND)
     assert isinstance(found, ResolvedService)
     assert found.pools == ("a100", "l4")
-    assert found.profile_name == "eight"
+    assert (found.model_profile.name, found.from_catalogue) == ("eight", False)
     assert found.sizes.mean_input_tokens == pytest.approx(1155, rel=0.01)
 
 
@@ -125,7 +127,7 @@ def test_profiles_are_found_by_model_or_by_name() -> None:
     around = Surroundings(AROUND.pools, {**AROUND.profiles, "fork": profile("fork", "org/fork")})
     named = resolve_service(service(model={"name": "org/mine", "profile": "fork"}), around)
     assert isinstance(named, ResolvedService)
-    assert named.profile_name == "fork"
+    assert named.model_source == "ModelProfile fork"
 
 
 def test_a_missing_profile_names_the_nearest() -> None:
@@ -284,3 +286,88 @@ def test_nearest_names() -> None:
     assert nearest("zzz", ["a", "b"]) == ()
     assert hint("zzz", ["b", "a"]) == "; there are a, b"
     assert hint("zzz", []) == "; there is none"
+
+
+def test_a_model_without_a_profile_is_taken_from_the_catalogue() -> None:
+    found = resolve_service(service(model={"name": "Qwen/Qwen3-8B"}), AROUND)
+
+    assert isinstance(found, ResolvedService)
+    assert found.from_catalogue
+    assert found.model_source == "catalogue"
+    assert found.profile.architecture == known_models()["Qwen/Qwen3-8B"]
+    assert found.model_profile.spec.model == "Qwen/Qwen3-8B"
+
+
+def test_the_catalogue_is_asked_for_the_repository_that_is_served() -> None:
+    source = {"huggingFace": {"repository": "qwen/qwen3-8b"}}
+    found = resolve_service(service(model={"name": "chat", "source": source}), AROUND)
+
+    assert isinstance(found, ResolvedService)
+    assert found.profile.architecture == known_models()["Qwen/Qwen3-8B"]
+    assert found.model_profile.spec.model == "chat"
+
+    other = {"huggingFace": {"repository": "org/fine-tuned"}}
+    problem = only_problem(service(model={"name": "Qwen/Qwen3-8B", "source": other}))
+    assert (problem.reason, problem.field) == ("ProfileNotFound", "spec.model.name")
+    assert "nor 'org/fine-tuned'" in problem.message
+
+
+def test_a_profile_goes_before_the_catalogue() -> None:
+    around = Surroundings(AROUND.pools, {"own": profile("own", "Qwen/Qwen3-8B")})
+    found = resolve_service(service(model={"name": "Qwen/Qwen3-8B"}), around)
+
+    assert isinstance(found, ResolvedService)
+    assert found.model_source == "ModelProfile own"
+    assert found.profile.architecture.parameters == ARCHITECTURE["parameters"]
+
+
+def test_a_model_that_nobody_knows_is_answered_with_the_nearest_of_profiles_and_catalogue() -> None:
+    problem = only_problem(service(model={"name": "Qwen/Qwen3-8"}))
+
+    assert (problem.reason, problem.field) == ("ProfileNotFound", "spec.model.name")
+    assert "did you mean Qwen/Qwen3-8B" in problem.message
+    assert "medley model" in problem.message
+
+
+@pytest.mark.parametrize("name", sorted(known_models()))
+def test_profiles_of_the_catalogue_resolve_to_the_architecture_that_they_were_made_of(name: str) -> None:
+    made = catalogue_profile(service(model={"name": name}).spec.model)
+
+    assert made is not None
+    again = parse(ModelProfile, made.to_manifest())
+    resolved = resolve_profile(again)
+    assert isinstance(resolved, ResolvedProfile)
+    assert resolved.architecture == known_models()[name]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "field"),
+    [
+        ({"latentSize": 576}, "spec.architecture"),
+        ({"windowLayers": 4}, "spec.architecture"),
+        ({"windowTokens": 4096}, "spec.architecture"),
+        ({"windowLayers": 33, "windowTokens": 4096}, "spec.architecture"),
+        ({"constantLayers": 32}, "spec.architecture"),
+        ({"bytesPerParameter": 0}, "spec.architecture.bytesPerParameter"),
+        ({"dataType": "fp4"}, "spec.architecture.dataType"),
+    ],
+)
+def test_impossible_architectures_are_refused_by_field(architecture: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidManifestError) as caught:
+        profile(architecture=ARCHITECTURE | architecture)
+
+    assert [path_text(wrong.path) for wrong in caught.value.errors] == [field]
+
+
+def test_a_cache_of_its_own_kind_is_resolved() -> None:
+    facts = ARCHITECTURE | {
+        "keyValueHeads": 1, "latentSize": 576, "windowLayers": 16, "windowTokens": 4096, "constantLayers": 8,
+        "stateBytesPerRequest": 1e6, "lookupParameters": 10**8, "dataType": "int4", "bytesPerParameter": 0.7,
+    }  # fmt: skip
+    resolved = resolve_profile(profile(architecture=facts))
+
+    assert isinstance(resolved, ResolvedProfile)
+    model = resolved.architecture
+    assert model.key_value_bytes_per_token == 24 * 576 * 2
+    assert model.cache_bytes(8192) == 8192 * 24 * 576 * 2 - 4096 * 16 * 576 * 2 + 1e6
+    assert (model.weight_bytes_per_parameter, model.computes_in_8_bit) == (0.7, False)

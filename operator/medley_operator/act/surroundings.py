@@ -13,6 +13,8 @@ from typing import Any
 from medley_operator.api.gpupool import GPUPool
 from medley_operator.api.llmservice import LLMService
 from medley_operator.api.modelprofile import ModelProfile
+from medley_operator.api.problems import Problem
+from medley_operator.api.resolve import find_profile
 from medley_operator.cache import ClusterCache
 from medley_operator.kinds import DISRUPTION_BUDGETS, SERVICES
 from medley_operator.kube import ConflictError, KubeClient, RefusedError
@@ -62,15 +64,10 @@ class ServiceSurroundings:
         return view.pool if view is not None else None
 
     def profile(self, llm: LLMService) -> ModelProfile | None:
-        """The profile of this service."""
-        model = llm.spec.model
-        for view in sorted(self._cache.profiles, key=lambda view: view.name):
-            profile = view.profile
-            if profile is None:
-                continue
-            if view.name == model.profile or (model.profile is None and profile.spec.model == model.name):
-                return profile
-        return None
+        """The profile of this service; None where it has none."""
+        profiles = {view.name: view.profile for view in self._cache.profiles if view.profile is not None}
+        found = find_profile(llm, profiles)
+        return None if isinstance(found, Problem) else found
 
 
 def _digest(manifests: list[Mapping[str, Any]]) -> str:

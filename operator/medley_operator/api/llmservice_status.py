@@ -110,6 +110,8 @@ class PlanStatus(StatusModel):
     """Variants that are not in the mix, and why."""
     capacity_sources: tuple[PlanCapacitySource, ...] = Field((), max_length=320, json_schema_extra=ATOMIC_LIST)
     """Where the capacities come from."""
+    model_source: Annotated[str, Field(max_length=320)] | None = None
+    """Where the model's facts come from: the ModelProfile, or the catalogue where there is none."""
     nearest_feasible_cost_cap: Number | None = None
     """Where the price cap is too low: the lowest that would do."""
 

@@ -10,7 +10,8 @@ from medley_operator.api.base import ATOMIC_LIST, ApiModel, Integer, Number, Rul
 from medley_operator.api.conditions import Condition
 from medley_operator.api.metadata import ObjectMeta
 
-DataType = Literal["bf16", "fp16", "fp8", "int8", "int4"]
+DataType = Literal["bf16", "fp16", "fp8", "int8", "int4", "mxfp4", "nvfp4"]
+CacheType = Literal["bf16", "fp16", "fp8", "int8", "int4"]
 
 
 def _no_boolean(value: Any) -> Any:
@@ -46,6 +47,26 @@ class Architecture(ApiModel):
             message="keyValueHeads must divide attentionHeads",
             holds=lambda made: made.attention_heads % made.key_value_heads == 0,
         ),
+        Rule(
+            cel="!has(self.latentSize) || self.keyValueHeads == 1",
+            message="keyValueHeads must be 1 where latentSize is given: all heads share what is cached",
+            holds=lambda made: made.latent_size is None or made.key_value_heads == 1,
+        ),
+        Rule(
+            cel="has(self.windowLayers) == has(self.windowTokens)",
+            message="windowLayers and windowTokens must be given together, or neither",
+            holds=lambda made: (made.window_layers is None) == (made.window_tokens is None),
+        ),
+        Rule(
+            cel="(has(self.windowLayers) ? self.windowLayers : 0) "
+            "+ (has(self.constantLayers) ? self.constantLayers : 0) <= self.layers "
+            "&& (!has(self.constantLayers) || self.constantLayers < self.layers)",
+            message="windowLayers and constantLayers add up to at most layers, and constantLayers is less",
+            holds=lambda made: (
+                (made.window_layers or 0) + (made.constant_layers or 0) <= made.layers
+                and (made.constant_layers or 0) < made.layers
+            ),
+        ),
     )
 
     parameters: Integer = Field(ge=1_000_000, le=100_000_000_000_000)
@@ -68,7 +89,25 @@ class Architecture(ApiModel):
     """Routed experts that one token uses."""
     data_type: DataType = "bf16"
     """Data type of the weights."""
-    key_value_data_type: DataType | None = None
+    bytes_per_parameter: Number | None = Field(None, gt=0, le=8)
+    """Bytes of a stored parameter outside of routed experts, on average, where some are stored in another type than
+    dataType, as embeddings are in quantised checkpoints. Default: those of dataType."""
+    bytes_per_expert_parameter: Number | None = Field(None, gt=0, le=8)
+    """Bytes of a stored parameter of routed experts. Default: those of the others."""
+    lookup_parameters: Integer | None = Field(None, ge=0, le=100_000_000_000)
+    """Parameters that are only looked up: an input embedding that is not also the output's. Default: 0."""
+    latent_size: Integer | None = Field(None, ge=1, le=1_000_000)
+    """Elements that a layer caches for a token with latent attention (kv_lora_rank + qk_rope_head_dim), for all heads
+    together. Default: keys and values of each head."""
+    window_layers: Integer | None = Field(None, ge=1, le=10_000)
+    """Layers that attend to the last windowTokens tokens only."""
+    window_tokens: Integer | None = Field(None, ge=1, le=MAX_TOKENS)
+    """Tokens that such a layer attends to (sliding_window)."""
+    constant_layers: Integer | None = Field(None, ge=1, le=10_000)
+    """Layers that cache nothing per token: linear attention, state spaces, and feed-forward layers of their own."""
+    state_bytes_per_request: Number | None = Field(None, ge=0, le=1e12)
+    """Bytes that those keep for a request, whatever its length. Default: 0."""
+    key_value_data_type: CacheType | None = None
     """Data type of the key-value cache. Default: bf16 where the weights are quantised, else that of the weights."""
     max_context_tokens: Integer = Field(ge=1, le=MAX_TOKENS)
     """Longest input plus output (max_position_embeddings)."""

@@ -11,18 +11,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from medley_operator.api import problems as reasons
+from medley_operator.api.catalogue import catalogue_id, catalogue_profile
 from medley_operator.api.gpupool import GPUPool
 from medley_operator.api.llmservice import LLMService
 from medley_operator.api.modelprofile import ModelProfile
-from medley_operator.api.problems import Problem, hint
+from medley_operator.api.problems import Problem, hint, nearest
 from medley_operator.api.traces import TraceKey
 from medley_operator.workloads.arguments import refused_arguments
 from medley_planner.gpus import GPUType, UnknownGPUTypeError, gpu_type
+from medley_planner.known_models import known_models
 from medley_planner.models import DATA_TYPE_BYTES, ModelArchitecture, ModelError, ThroughputPoint
 from medley_planner.presets import UnknownPresetError, preset
 from medley_planner.sizes import Bucket, SizeHistogram, SizesError
 
-QUANTISED = frozenset({"fp8", "int8", "int4"})
+COMPUTES_IN_BITS = {"fp8": 8, "int8": 8, "nvfp4": 8, "int4": 16, "mxfp4": 16}
+"""Width of the inputs of matrix products with quantised weights; int4 and mxfp4 weights are widened."""
 
 
 @dataclass(frozen=True)
@@ -51,17 +54,24 @@ class ResolvedService:
 
     Args:
         service: The service.
-        profile_name: Its ModelProfile.
+        model_profile: Its ModelProfile: one of the cluster, or one made from the catalogue.
+        from_catalogue: Whether it is the latter.
         profile: That profile in the planner's terms.
         sizes: Its request sizes.
         pools: The pools that it may use, sorted.
     """
 
     service: LLMService
-    profile_name: str
+    model_profile: ModelProfile
+    from_catalogue: bool
     profile: ResolvedProfile
     sizes: SizeHistogram
     pools: tuple[str, ...]
+
+    @property
+    def model_source(self) -> str:
+        """Where the model's facts come from, in words."""
+        return "catalogue" if self.from_catalogue else f"ModelProfile {self.model_profile.name}"
 
 
 def resolve_pool(pool: GPUPool) -> GPUType | Problem:
@@ -115,7 +125,7 @@ def same_nodes_problem(pool: GPUPool, pools: Mapping[str, GPUPool]) -> Problem |
 def resolve_profile(profile: ModelProfile) -> ResolvedProfile | Problem:
     """A profile in the planner's terms, or what is wrong with it."""
     facts = profile.spec.architecture
-    cached = facts.key_value_data_type or ("bf16" if facts.data_type in QUANTISED else facts.data_type)
+    cached = facts.key_value_data_type or ("bf16" if facts.data_type in COMPUTES_IN_BITS else facts.data_type)
     try:
         architecture = ModelArchitecture(
             parameters=facts.parameters,
@@ -127,7 +137,15 @@ def resolve_profile(profile: ModelProfile) -> ResolvedProfile | Problem:
             head_size=facts.head_size,
             experts=facts.experts or 0,
             active_experts=facts.active_experts or 0,
-            weight_bytes_per_parameter=DATA_TYPE_BYTES[facts.data_type],
+            weight_bytes_per_parameter=facts.bytes_per_parameter or DATA_TYPE_BYTES[facts.data_type],
+            expert_bytes_per_parameter=facts.bytes_per_expert_parameter,
+            computes_in_bits=COMPUTES_IN_BITS.get(facts.data_type),
+            lookup_parameters=facts.lookup_parameters or 0,
+            latent_size=facts.latent_size or 0,
+            window_layers=facts.window_layers or 0,
+            window_tokens=facts.window_tokens or 0,
+            constant_layers=facts.constant_layers or 0,
+            state_bytes_per_request=facts.state_bytes_per_request or 0.0,
             key_value_bytes_per_element=DATA_TYPE_BYTES[cached],
             max_context_tokens=facts.max_context_tokens,
         )
@@ -139,11 +157,11 @@ def resolve_profile(profile: ModelProfile) -> ResolvedProfile | Problem:
 def resolve_service(service: LLMService, around: Surroundings) -> ResolvedService | tuple[Problem, ...]:
     """A service with everything that it names, or all that is wrong with it, in the order of the fields."""
     found: list[Problem] = []
-    profile_name = _profile_name(service, around)
-    profile = _profile(service, profile_name, around)
+    source = find_profile(service, around.profiles)
+    profile = _profile(service, source)
     sizes = _sizes(service, around)
     pools = _pools(service, around)
-    found += [part for part in (profile_name, profile) if isinstance(part, Problem)][:1]
+    found += [part for part in (profile,) if isinstance(part, Problem)]
     if isinstance(profile, ResolvedProfile):
         found += _context_problems(service, profile.architecture)
     found += _argument_problems(service)
@@ -154,39 +172,50 @@ def resolve_service(service: LLMService, around: Surroundings) -> ResolvedServic
     else:
         found += _parallelism_problems(service, pools, around)
         found += _scaling_problems(service, pools, around)
-    if found or isinstance(profile_name, Problem) or isinstance(profile, Problem):
+    if found or isinstance(source, Problem) or isinstance(profile, Problem):
         return tuple(found)
     assert not isinstance(sizes, Problem)
     assert not isinstance(pools, list)
-    return ResolvedService(service, profile_name, profile, sizes, pools)
+    from_catalogue = around.profiles.get(source.name) is not source
+    return ResolvedService(service, source, from_catalogue, profile, sizes, pools)
 
 
-def _profile_name(service: LLMService, around: Surroundings) -> str | Problem:
-    """The name of a service's profile."""
+def find_profile(service: LLMService, profiles: Mapping[str, ModelProfile]) -> ModelProfile | Problem:
+    """The profile of a service: the one that it names, else the one of its model, else one from the catalogue."""
     model = service.spec.model
     if model.profile is not None:
-        if model.profile in around.profiles:
-            return model.profile
-        message = f"there is no ModelProfile {model.profile!r}{hint(model.profile, around.profiles)}"
+        if model.profile in profiles:
+            return profiles[model.profile]
+        message = f"there is no ModelProfile {model.profile!r}{hint(model.profile, profiles)}"
         return Problem(reasons.PROFILE_NOT_FOUND, "spec.model.profile", message)
-    matching = sorted(name for name, profile in around.profiles.items() if profile.spec.model == model.name)
+    matching = sorted(name for name, profile in profiles.items() if profile.spec.model == model.name)
     if len(matching) == 1:
-        return matching[0]
-    if not matching:
-        known = {profile.spec.model for profile in around.profiles.values()}
-        message = f"no ModelProfile has spec.model {model.name!r}{hint(model.name, known)}"
-        return Problem(reasons.PROFILE_NOT_FOUND, "spec.model.name", message)
-    message = f"must be given: several ModelProfiles have spec.model {model.name!r}: {', '.join(matching)}"
-    return Problem(reasons.AMBIGUOUS_PROFILE, "spec.model.profile", message)
+        return profiles[matching[0]]
+    if matching:
+        message = f"must be given: several ModelProfiles have spec.model {model.name!r}: {', '.join(matching)}"
+        return Problem(reasons.AMBIGUOUS_PROFILE, "spec.model.profile", message)
+    known = catalogue_profile(model)
+    if known is not None:
+        return known
+    asked = catalogue_id(model)
+    also = "" if asked == model.name else f" (nor {asked!r})"
+    names = {profile.spec.model for profile in profiles.values()} | set(known_models())
+    alike = " or ".join(nearest(model.name, names))
+    message = (
+        f"no ModelProfile has spec.model {model.name!r}, and the catalogue does not know it{also}; "
+        + (f"did you mean {alike}? Else " if alike else "")
+        + "apply a ModelProfile: `medley model` makes one of the model's config.json"
+    )
+    return Problem(reasons.PROFILE_NOT_FOUND, "spec.model.name", message)
 
 
-def _profile(service: LLMService, name: str | Problem, around: Surroundings) -> ResolvedProfile | Problem:
-    if isinstance(name, Problem):
-        return name
-    made = resolve_profile(around.profiles[name])
+def _profile(service: LLMService, source: ModelProfile | Problem) -> ResolvedProfile | Problem:
+    if isinstance(source, Problem):
+        return source
+    made = resolve_profile(source)
     if isinstance(made, Problem):
         where = "spec.model.profile" if service.spec.model.profile else "spec.model.name"
-        return Problem(reasons.INVALID_PROFILE, where, f"ModelProfile {name} cannot be used: {made}")
+        return Problem(reasons.INVALID_PROFILE, where, f"ModelProfile {source.name} cannot be used: {made}")
     return made
 
 

@@ -108,7 +108,7 @@ def declared_stock(pool: GPUPool) -> Stock:
     return Stock({size: UNLIMITED_NODES * size * (per_node // size) for size in GROUP_SIZES})
 
 
-def plan_status(plan: ServicePlan, gpu_types: Mapping[str, str]) -> PlanStatus:
+def plan_status(plan: ServicePlan, gpu_types: Mapping[str, str], model_source: str | None = None) -> PlanStatus:
     """A service's plan as its status shows it.
 
     Figures are rounded, so that a plan that is the same to people is the same status, and nothing is written.
@@ -116,6 +116,7 @@ def plan_status(plan: ServicePlan, gpu_types: Mapping[str, str]) -> PlanStatus:
     Args:
         plan: The plan.
         gpu_types: Names of the pools' GPU types, by pool.
+        model_source: Where the model's facts come from, in words.
     """
     cap = plan.nearest_feasible_cap_usd_per_hour
     return PlanStatus(
@@ -145,6 +146,7 @@ def plan_status(plan: ServicePlan, gpu_types: Mapping[str, str]) -> PlanStatus:
             PlanCapacitySource(pool=variant.pool, tensor_parallel=variant.tensor_parallel, source=source)
             for variant, source in plan.capacity_source[:MAX_ROWS]
         ),
+        model_source=model_source,
         nearest_feasible_cost_cap=None if cap is None else math.ceil(cap * 1e4 - 1e-6) / 1e4,
     )
 

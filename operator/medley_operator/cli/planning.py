@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,12 +146,13 @@ def plan_inputs(inputs: Inputs, question: Question, *, progress: Progress | None
     types = {name: gpu.name for name, gpu in gpus.items()}
     return PlannedFleet(
         services=tuple(
-            PlannedService(made.service, plan_status(answer.service(made.service.key), types)) for made in resolved
+            PlannedService(made.service, plan_status(answer.service(made.service.key), types, made.model_source))
+            for made in resolved
         ),
         pools=tuple(inputs.pools[name] for name in sorted(gpus)),
         state=state,
         fleet=answer,
-        notes=tuple(_notes(inputs)),
+        notes=tuple(_notes(inputs, resolved)),
         sensitivity=holds,
     )
 
@@ -208,7 +210,7 @@ def _mistake(inputs: Inputs, identity: tuple[str, str, str], problem: Problem) -
     return Mistake(made.file, made.line, problem.field, problem.message)
 
 
-def _notes(inputs: Inputs) -> list[str]:
+def _notes(inputs: Inputs, resolved: Sequence[ResolvedService]) -> list[str]:
     """What the plan assumes because no cluster was asked."""
     notes = []
     unlimited = sorted(name for name, pool in inputs.pools.items() if pool.spec.limit is None)
@@ -217,6 +219,9 @@ def _notes(inputs: Inputs) -> list[str]:
     limited = sorted(name for name, pool in inputs.pools.items() if pool.spec.limit is not None)
     if limited:
         notes.append(f"no cluster was asked: all of spec.limit is taken to be free in {', '.join(limited)}")
+    known = sorted({made.service.spec.model.name for made in resolved if made.from_catalogue})
+    if known:
+        notes.append(f"without a ModelProfile, taken from the catalogue: {', '.join(known)}")
     paused = [service.key for service in inputs.services if service.spec.mode == "Paused"]
     if paused:
         notes.append(f"the operator would not act on {', '.join(paused)}: mode Paused")
