@@ -33,7 +33,10 @@ from medley_operator.cli.output import (
 )
 from medley_operator.cli.planning import Question, plan_inputs
 from medley_operator.cli.report.page import ReportError, plan_page, require_report_extra, service_page, write_page
+from medley_operator.cli.report.simulation_page import simulation_page, write_simulation_page
 from medley_operator.cli.sensitivity import SENSITIVITY_TIME_S, told_within
+from medley_operator.cli.simulation import Replay, simulate_planned, told_progress
+from medley_operator.cli.simulation_tables import simulation_tables
 from medley_operator.cli.tables import fleet_tables
 from medley_operator.cli.workload import trace_workload, workload_tables
 from medley_operator.version import VERSION
@@ -41,6 +44,7 @@ from medley_planner.buckets import DEFAULT_BINS
 from medley_planner.fleet import Formulation, PlanOptions
 from medley_planner.plan import UnsoundPlanError
 from medley_planner.sensitivity import TURNS_ONLY, Effort
+from medley_planner.simulator.routing import Balancing, Knowledge
 
 app = typer.Typer(
     name="medley",
@@ -109,6 +113,81 @@ def plan(
     else:
         print_data(planned.to_manifest(), output)
     raise typer.Exit(EXIT_OK if planned.feasible else EXIT_INFEASIBLE)
+
+
+@app.command()
+def simulate(
+    files: Annotated[
+        list[str],
+        typer.Option("--filename", "-f", help="A file, a folder (recursively), or - for standard input. Repeatable."),
+    ],
+    *,
+    trace: Annotated[
+        Path | None, typer.Option(help="Replay this trace's requests, at the rate that is planned for.")
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="Draw request sizes from this preset.")] = None,
+    service: Annotated[
+        str | None, typer.Option(help="The service that --trace, --preset and --rate are for, where there are several.")
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(min=1e-6, max=1e6, help="Requests per second. Default: what is planned for.")
+    ] = None,
+    duration: Annotated[
+        float | None,
+        typer.Option(min=1, max=1e7, help="Seconds of arrivals. Default: once through the trace, else 1800."),
+    ] = None,
+    cv: Annotated[
+        float | None,
+        typer.Option(min=0, max=100, help="Coefficient of variation between drawn arrivals. Default: as planned."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of everything that is drawn.")] = 0,
+    router: Annotated[
+        Knowledge, typer.Option(help="What the router takes a request's output for; an oracle knows it.")
+    ] = Knowledge.MEAN,
+    balancing: Annotated[
+        Balancing, typer.Option(help="Which replica of a variant gets a request.")
+    ] = Balancing.LEAST_WORK,
+    output: Output = OutputFormat.TABLE,
+    html: Annotated[Path | None, typer.Option(help="Also write the result with plots to this HTML file.")] = None,
+) -> None:
+    """Plan LLMServices from files, and replay requests through the plan in simulated time, without a cluster.
+
+    Ends with status 0 where every objective is kept, 1 where one is not (or a service cannot be planned), 2 where the
+    input is wrong.
+    """
+    replay = Replay(
+        trace=None if trace is None else str(trace),
+        preset=preset,
+        service=service,
+        rate_rps=rate,
+        duration_s=duration,
+        interarrival_cv=cv,
+        seed=seed,
+        knowledge=router,
+        balancing=balancing,
+    )
+    try:
+        if html is not None:
+            require_report_extra()
+        planned = plan_inputs(read_inputs(files), Question(PlanOptions(explain=False)))
+        with told_progress() as told:
+            simulated = simulate_planned(planned, replay, told=told)
+        if html is not None:
+            write_simulation_page(html, simulation_page(simulated))
+    except InputError as error:
+        print_mistakes(error.mistakes)
+        raise typer.Exit(EXIT_BAD_INPUT) from None
+    except ReportError as error:
+        print_errors([str(error)])
+        raise typer.Exit(EXIT_BAD_INPUT) from None
+    except UnsoundPlanError as error:
+        print_errors([f"the planner refused its own plan, which is a bug; please report it with the input: {error}"])
+        raise typer.Exit(EXIT_INFEASIBLE) from None
+    if output is OutputFormat.TABLE:
+        print_tables(simulation_tables(simulated))
+    else:
+        print_data(simulated.to_manifest(), output)
+    raise typer.Exit(EXIT_OK if simulated.attained else EXIT_INFEASIBLE)
 
 
 @app.command()

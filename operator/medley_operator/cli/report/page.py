@@ -21,6 +21,8 @@ from medley_operator.version import VERSION
 from medley_planner.sensitivity import Sensitivity
 
 if TYPE_CHECKING:
+    from jinja2 import Environment
+
     from medley_operator.cli.report.drawing import Plot
     from medley_operator.cli.report.plots import PoolUse
 
@@ -300,8 +302,8 @@ def _pool_rows(planned: PlannedFleet) -> tuple[PoolRow, ...]:
     )
 
 
-def page_html(page: Page) -> str:
-    """The page's HTML."""
+def page_environment() -> Environment:
+    """What renders pages."""
     from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415
     from markupsafe import Markup  # noqa: PLC0415
 
@@ -314,7 +316,12 @@ def page_html(page: Page) -> str:
     )
     environment.filters["money"] = money
     environment.filters["svg"] = Markup
-    return str(environment.get_template("page.html.j2").render(page=page, version=VERSION))
+    return environment
+
+
+def page_html(page: Page) -> str:
+    """The page's HTML."""
+    return str(page_environment().get_template("page.html.j2").render(page=page, version=VERSION))
 
 
 def write_page(path: Path, page: Page) -> None:
