@@ -123,7 +123,9 @@ class SteadyState:
         step_s: Mean time of a step, which is the time per output token; (sizes, ρ).
         first_token_s: Mean time to the first token where no prompt waits for another; (sizes, ρ).
         prompt_s: Time that a prompt takes where others wait behind it, so that every step is full; (sizes, ρ).
-        limit: Largest ρ that the engine's limits allow; (sizes,).
+        limit: Largest ρ that the engine's limits allow: requests at once, tokens of a step, and the cache, where a
+            running request holds its input and, on average, half of its output; (sizes,). The units of a pipeline share
+            the cache, and the requests at once, of their data parallel rank.
     """
 
     units: int
@@ -142,6 +144,7 @@ class SteadyState:
         role: Role = Role.SHARED,
         *,
         step_tokens: int = MAX_STEP_TOKENS,
+        max_sequences: float = MAX_SEQUENCES,
     ) -> SteadyState:
         """The steady state of a replica whose steps take these times.
 
@@ -150,6 +153,7 @@ class SteadyState:
             sizes: Requests, as (input tokens, output tokens).
             role: A prefill replica decodes nothing, a decode replica prefills nothing.
             step_tokens: Most tokens of a step, decoded and prefilled together.
+            max_sequences: Most requests that a data parallel rank decodes at once.
         """
         size_array = np.asarray(sizes, dtype=np.float64).reshape(-1, 2)
         inputs, outputs = size_array[:, :1], size_array[:, 1:]
@@ -174,7 +178,10 @@ class SteadyState:
         prompt_s = prompts / room * times.step_s(batch, context, room, inputs)
         if role is Role.PREFILL:
             first_token_s = first_token_s + _transfer_s(times, inputs)
-        limit = _within_limits(times, context[:, 0], decoded[:, 0], prompts[:, 0], step_tokens)
+        memory = ReplicaMemory.of(times.model, times.gpu, times.parallelism)
+        together = np.minimum(max_sequences, memory.requests(context[:, 0])) / times.parallelism.pipeline
+        by_batch = np.where(decoded[:, 0] > 0, together / np.maximum(decoded[:, 0], 1.0), np.inf)
+        limit = np.minimum(by_batch, step_tokens / (prompts[:, 0] + decoded[:, 0]))
         return cls(times.units, decoded[:, 0], prompts[:, 0], step_s, first_token_s, prompt_s, limit)
 
     @property
@@ -227,6 +234,16 @@ class SteadyState:
         largest = on_grid[np.arange(len(rho)), best]
         return np.maximum(at_end, largest), np.where(at_end >= largest, rho, _RHO[best])
 
+    def rates_at(self, concurrency: FloatArray) -> FloatArray:
+        """Requests per second of a replica that always has so many requests inside, for each size (Little's law).
+
+        More requests than the engine's limits allow wait, and do not change the rate.
+        """
+        inside = self.units * _RHO / self.step_s * (self.first_token_s + self.decoded[:, None] * self.step_s)
+        at = np.array([np.interp(count, row, _RHO) for count, row in zip(concurrency, inside, strict=True)])
+        rho = np.minimum(at, self.limit)
+        return np.asarray(self.units * rho / _at(self.step_s, rho))
+
     def residence_s(self, rho: FloatArray) -> FloatArray:
         """Time that a request is in the replica, from its first prompt token to its last output token, at one ρ."""
         return _at(self.first_token_s, rho) + self.decoded * _at(self.step_s, rho)
@@ -271,20 +288,6 @@ def _transfer_s(times: StepTime, inputs: FloatArray) -> FloatArray:
     memory = ReplicaMemory.of(times.model, times.gpu, times.parallelism)
     sent_per_s = min(KEY_VALUE_TRANSFER_BYTES_PER_S, times.gpu.link_bandwidth_bytes_per_s)
     return memory.request_bytes(inputs) / sent_per_s
-
-
-def _within_limits(
-    times: StepTime, context: FloatArray, decoded: FloatArray, prompts: FloatArray, step_tokens: int
-) -> FloatArray:
-    """Largest ρ that the engine's limits allow: requests at once, tokens of a step, and the cache.
-
-    A running request holds its input and, on average, half of its output. The units of a pipeline share the cache, and
-    the requests at once, of their data parallel rank.
-    """
-    memory = ReplicaMemory.of(times.model, times.gpu, times.parallelism)
-    batch = np.minimum(MAX_SEQUENCES, memory.requests(context)) / times.parallelism.pipeline
-    by_batch = np.where(decoded > 0, batch / np.maximum(decoded, 1.0), np.inf)
-    return np.asarray(np.minimum(by_batch, step_tokens / (prompts + decoded)))
 
 
 def rho_within(latency_s: FloatArray, objective_s: float) -> FloatArray:

@@ -34,6 +34,12 @@ EXPERT_EFFICIENCY = 0.80
 """Routed experts, relative to the same work in dense layers: ragged batches and permutations."""
 LAYER_OVERHEAD_S = 15e-6
 """Kernel launches and small kernels of a layer, in each step."""
+EXPERT_LAYER_OVERHEAD_S = 20e-6
+"""The same for what routes tokens to experts and gathers what they return: gate, choice, permutations, sums."""
+LATENT_LAYER_OVERHEAD_S = 20e-6
+"""The same for the smaller products and norms that compress and widen keys, values and queries (latent attention)."""
+CONSTANT_LAYER_OVERHEAD_S = 20e-6
+"""The same for convolution, gates and state update of a layer that keeps a constant state (linear attention)."""
 STEP_OVERHEAD_S = 1e-3
 """Scheduling, sampling and detokenising, in each step."""
 ALL_REDUCE_LATENCY_S = 15e-6
@@ -54,9 +60,9 @@ class StepTime:
     only if as many batches as it has stages are in flight. All figures of a step are one unit's; the others are taken
     to be as busy.
 
-    Units that step together (`together` of them) wait for the slowest: the batches in a pipeline follow each other
-    through every stage, and ranks that share experts exchange tokens in every layer. Ranks of a dense model are whole
-    copies and do not wait.
+    Batches in a pipeline follow each other through every stage, so that each waits for the slowest (`together` is how
+    many of them). Ranks that share experts exchange tokens in every layer too, but one that waits for another's prompt
+    has prompts of its own to compute meanwhile; measured replicas lose nothing to it.
 
     Args:
         model: The model that is served.
@@ -75,8 +81,8 @@ class StepTime:
 
     @property
     def together(self) -> int:
-        """Units of which each step waits for the slowest."""
-        return self.units if self.model.experts else self.parallelism.pipeline
+        """Units whose steps follow each other, so that they take as long as the slowest of them."""
+        return self.parallelism.pipeline
 
     def step_s(self, batch: FloatArray, context: FloatArray, chunk: FloatArray, prompt: FloatArray) -> FloatArray:
         """Seconds of a step, from when it enters the first GPU to when its tokens are there; arrays of one shape.
@@ -99,7 +105,12 @@ class StepTime:
 
     @property
     def _fixed_s(self) -> float:
-        return STEP_OVERHEAD_S + LAYER_OVERHEAD_S * self._paced_layers
+        model = self.model
+        layer_s = LAYER_OVERHEAD_S
+        layer_s += EXPERT_LAYER_OVERHEAD_S if model.experts else 0.0
+        layer_s += LATENT_LAYER_OVERHEAD_S if model.latent_size else 0.0
+        layer_s += CONSTANT_LAYER_OVERHEAD_S * model.constant_layers / model.layers
+        return STEP_OVERHEAD_S + layer_s * self._paced_layers
 
     @property
     def _paced_layers(self) -> int:

@@ -89,12 +89,12 @@ def test_requests_longer_than_the_context_are_refused(size, context):
     [
         (
             Objectives(time_per_output_token_s=0.02),
-            "time per output token is 73.7 ms for 1000 input and 200 output tokens on an idle replica, by estimate; "
+            "time per output token is 69 ms for 1000 input and 200 output tokens on an idle replica, by estimate; "
             "the objective is 20 ms",
         ),
         (
             Objectives(time_to_first_token_s=0.1),
-            "time to first token is 266 ms for 1000 input and 200 output tokens on an idle replica, by estimate; "
+            "time to first token is 249 ms for 1000 input and 200 output tokens on an idle replica, by estimate; "
             "the objective is 100 ms",
         ),
     ],

@@ -42,7 +42,8 @@ def step_s(model, gpu, p, batch, context, chunk, prompt):
     if model.experts:
         expert = (model.parameters - model.active_parameters) / (model.experts - model.active_experts)
         shared = model.parameters - model.experts * expert
-    seconds = 1e-3 + 15e-6 * model.layers
+    seconds = 1e-3 + (35e-6 if model.experts else 15e-6) * model.layers
+    shared -= model.lookup_parameters
     seconds += max(shared / p * width / (0.75 * bandwidth), 2 * shared / p * tokens / (0.60 * flops))
     if model.experts:
         touched = model.experts * (1 - (1 - model.active_experts / model.experts) ** tokens)
@@ -126,7 +127,7 @@ def test_an_idle_replica_reads_its_weights_once_a_token():
 
     idle = sustained_rates(LLAMA_3_1_8B, gpu, Parallelism(1), [(1, 100)], Objectives()).idle[0]
 
-    weights_s = 2 * 8_030_261_248 / (0.75 * 1e12)
+    weights_s = 2 * (8_030_261_248 - 128_256 * 4096) / (0.75 * 1e12)
     overhead_s = 1e-3 + 32 * 15e-6
     assert idle.time_per_output_token_s == pytest.approx(weights_s + overhead_s, rel=1e-3)
 
@@ -136,7 +137,7 @@ def test_a_prompt_alone_takes_its_arithmetic():
 
     found = float(sustained_rates(LLAMA_3_1_8B, gpu, Parallelism(1), [(2048, 1)], Objectives()).requests_per_second[0])
 
-    products_s = 2 * 8_030_261_248 * 2048 / (0.60 * 500e12)
+    products_s = 2 * (8_030_261_248 - 128_256 * 4096) * 2048 / (0.60 * 500e12)
     attention_s = 2 * 32 * 32 * 128 * 2048**2 / (0.40 * 500e12)
     assert 1 / found == pytest.approx(products_s + attention_s + 1e-3 + 32 * 15e-6, rel=1e-6)
 
