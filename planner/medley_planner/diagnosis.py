@@ -1,44 +1,30 @@
 """Why a service cannot be planned, told apart by what would have to give way.
 
-Constraints are relaxed one after the other, in the order in which their owner can change them: the price cap, the
-bounds on replicas, the stock. The first that makes a plan possible is the reason.
+Constraints are relaxed one after the other, in the order in which their owner can change them: the price cap, how
+replicas must be spread, the bounds on replicas, the stock. The first that makes a plan possible is the reason, and the
+least relaxation that does is told with it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from medley_planner.cheapest import cheapest, least_price, solve_pruned
-from medley_planner.fleet import Service, Stock
+from medley_planner.fleet import Availability, Service, Stock
 from medley_planner.memo import Memo
 from medley_planner.milp import Ending, Goal, Limits
 from medley_planner.problem import FleetProblem, ServiceProblem, crowded_pools, stock_limits
 from medley_planner.result import Binding, Outcome
+from medley_planner.spread import spread_words, unkept_spread
+from medley_planner.trouble import Trouble
 from medley_planner.variants import Candidates
 from medley_planner.wording import listed, money, plural, rate
 
+__all__ = ["Trouble", "diagnose", "nothing_fits"]
+
 _CAP_STEPS_PER_USD = 10_000
-
-
-@dataclass(frozen=True)
-class Trouble:
-    """Why a service keeps what runs.
-
-    Args:
-        outcome: The reason as a word.
-        message: The reason as a sentence with figures.
-        binding: The constraint that stands in the way, where there is one.
-        nearest_cap_usd_per_hour: With `CAP_TOO_LOW`: the lowest cap that would do.
-        nearest_share: With a share of replicas or of the demand that cannot be kept: the nearest that can.
-    """
-
-    outcome: Outcome
-    message: str
-    binding: tuple[Binding, ...] = ()
-    nearest_cap_usd_per_hour: float | None = None
-    nearest_share: float | None = None
 
 
 def nothing_fits(service: Service, candidates: Candidates) -> Trouble | None:
@@ -81,7 +67,11 @@ def diagnose(
         return None
     if not _fits(service, stock):
         return None
-    return _cap(service, problem, stock, limits, memo) or _bounds(service, problem, stock, limits, memo)
+    return (
+        _cap(service, problem, stock, limits, memo)
+        or unkept_spread(problem, stock, limits, memo)
+        or _bounds(service, problem, stock, limits, memo)
+    )
 
 
 def _fits(service: Service, stock: Mapping[str, Stock]) -> bool:
@@ -96,10 +86,11 @@ def _cap(
     if problem.cost_cap is None:
         return None
     uncapped = replace(problem, cost_cap=None)
-    solution = least_price(FleetProblem((uncapped,), stock_limits((uncapped,), stock)), limits, memo)
+    alone = FleetProblem((uncapped,), stock_limits((uncapped,), stock))
+    solution = solve_pruned(alone, Goal.LEAST_BILL, limits, memo)
     if not solution.found:
         return None
-    nearest = math.ceil(solution.objective * _CAP_STEPS_PER_USD - 1e-3) / _CAP_STEPS_PER_USD
+    nearest = math.ceil(uncapped.bill(solution.replicas[0]) * _CAP_STEPS_PER_USD - 1e-3) / _CAP_STEPS_PER_USD
     detail = (
         f"serving {rate(service.rate_rps)} within the objectives costs at least {money(nearest)}, "
         f"{money(nearest - problem.cost_cap)} more than the cap of {money(problem.cost_cap)}"
@@ -111,9 +102,11 @@ def _cap(
 def _bounds(
     service: Service, problem: ServiceProblem, stock: Mapping[str, Stock], limits: Limits, memo: Memo
 ) -> Trouble | None:
-    if _only_stock_is_short_of_minima(problem, stock, limits, memo):
+    if _only_stock_is_short(problem, stock, limits, memo):
         return None
-    unbounded = replace(problem, cost_cap=None, replicas_min=0, replicas_max=None, pool_bounds=())
+    unbounded = replace(
+        problem, cost_cap=None, replicas_min=0, replicas_max=None, pool_bounds=(), availability=Availability()
+    )
     alone = FleetProblem((unbounded,), stock_limits((unbounded,), stock))
     fewest = solve_pruned(alone, Goal.FEWEST_REPLICAS, limits, memo)
     if not fewest.found:
@@ -127,13 +120,11 @@ def _bounds(
     )
 
 
-def _only_stock_is_short_of_minima(
-    problem: ServiceProblem, stock: Mapping[str, Stock], limits: Limits, memo: Memo
-) -> bool:
-    """Whether the lower bounds alone ask for more than stock holds, and with more stock all would be well."""
+def _only_stock_is_short(problem: ServiceProblem, stock: Mapping[str, Stock], limits: Limits, memo: Memo) -> bool:
+    """Whether lower bounds and spread alone ask for more than stock holds, and with more stock all would be well."""
     pool_bounds = tuple(replace(bounds, minimum=0) for bounds in problem.pool_bounds)
-    lower_free = replace(problem, replicas_min=0, pool_bounds=pool_bounds)
-    within_stock = FleetProblem((lower_free,), stock_limits((lower_free,), stock))
+    free = replace(problem, replicas_min=0, pool_bounds=pool_bounds, availability=Availability())
+    within_stock = FleetProblem((free,), stock_limits((free,), stock))
     return (
         least_price(FleetProblem((problem,), ()), limits, memo).found and least_price(within_stock, limits, memo).found
     )
@@ -160,6 +151,7 @@ def _conflicting(problem: ServiceProblem) -> Binding:
     for bounds in problem.pool_bounds:
         words += [f"at least {bounds.minimum} in {bounds.pool}"] if bounds.minimum > 0 else []
         words += [f"at most {bounds.maximum} in {bounds.pool}"] if bounds.maximum is not None else []
+    words += spread_words(problem)
     if problem.cost_cap is not None:
         words.append(f"at most {money(problem.cost_cap)}")
     return Binding("replicas_max", "scaling", f"no mix keeps {listed(words)} together")

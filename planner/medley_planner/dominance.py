@@ -12,7 +12,8 @@ has:
   bill, and nothing is said of how replicas are spread over pools.
 
 In both, v must not run: what runs costs nothing to keep, and the argument above would forget that.
-Of two variants that dominate each other, the first stays.
+Of two variants that dominate each other, the first stays. Both compute the same part of requests, and where room is
+kept for queueing, the replicas of w hold as many requests and see no burstier ones: usable to as large a share.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import math
 from collections.abc import Sequence
 
 from medley_planner.fleet import Availability
-from medley_planner.problem import LOAD_TOLERANCE, ServiceProblem, StockLimit
+from medley_planner.problem import ServiceProblem, StockLimit
 
 
 def undominated(service: ServiceProblem, stock: Sequence[StockLimit]) -> tuple[int, ...]:
@@ -35,6 +36,8 @@ def undominated(service: ServiceProblem, stock: Sequence[StockLimit]) -> tuple[i
 
 
 def _dominates(service: ServiceProblem, w: int, v: int, scarce: set[str]) -> bool:
+    if service.variants[w].role is not service.variants[v].role:
+        return False
     same_pool = service.variants[w].pool == service.variants[v].pool
     return _as_smaller_replicas(service, w, v) if same_pool else _one_for_one(service, w, v, scarce)
 
@@ -45,7 +48,7 @@ def _as_smaller_replicas(service: ServiceProblem, w: int, v: int) -> bool:
         return False
     if min(service.availability.spot_max_share, service.availability.pool_max_share) < 1.0:
         return False
-    return all(load[w] <= replicas * load[v] for load in service.loads)
+    return _queues_as_well(service, w, v, replicas) and all(load[w] <= replicas * load[v] for load in service.loads)
 
 
 def _one_for_one(service: ServiceProblem, w: int, v: int, scarce: set[str]) -> bool:
@@ -54,7 +57,15 @@ def _one_for_one(service: ServiceProblem, w: int, v: int, scarce: set[str]) -> b
     if service.availability != Availability():
         return False
     cheaper = all(each[w] <= each[v] for each in (service.prices, service.billed, service.switching))
-    return cheaper and all(load[w] <= load[v] for load in service.loads)
+    return cheaper and _queues_as_well(service, w, v, 1) and all(load[w] <= load[v] for load in service.loads)
+
+
+def _queues_as_well(service: ServiceProblem, w: int, v: int, replicas: int) -> bool:
+    """Whether so many replicas of w are usable to as large a share as one of v."""
+    if not service.queues:
+        return True
+    ours, theirs = service.queues[w], service.queues[v]
+    return replicas * ours.places >= theirs.places and ours.burstiness <= theirs.burstiness
 
 
 def _pool_maximum(service: ServiceProblem, v: int) -> int | None:
@@ -74,6 +85,8 @@ def one_variant_suffices(service: ServiceProblem, v: int) -> int | None:
     """
     if any(load[v] == math.inf for load in service.loads):
         return None
-    needed = max(math.ceil(math.fsum(load[v] for load in service.loads) - LOAD_TOLERANCE), service.replicas_min, 0)
+    if service.loads and (service.losses or not all(service.parts)):
+        return None
+    needed = max(service.fewest(v), service.replicas_min, 0)
     needed = max(needed, _pool_minimum(service, v))
     return needed if service.keeps_rows((needed,)) else None

@@ -191,11 +191,16 @@ class ServiceProblem:
         return tuple(most + beside for most in needed)
 
     def _needed(self, v: int) -> int:
-        total = math.fsum(load[v] for load in self.loads if load[v] < math.inf)
         pool = self.variants[v].pool
         in_pool = (bounds.minimum for bounds in self.pool_bounds if bounds.pool == pool)
-        most = replicas_for(total, self.queues[v]) if self.queues else math.ceil(total - LOAD_TOLERANCE)
-        return most + max(self.replicas_min, *in_pool, 0)
+        return self.fewest(v) + max(self.replicas_min, *in_pool, 0)
+
+    def fewest(self, v: int) -> int:
+        """Replicas of v that do all of the demand that v can serve."""
+        total = math.fsum(load[v] for load in self.loads if load[v] < math.inf)
+        if self.queues:
+            return replicas_for(total - LOAD_TOLERANCE, self.queues[v])
+        return math.ceil(total - LOAD_TOLERANCE)
 
     def only(self, keep: Iterable[int]) -> ServiceProblem:
         """The same problem with these variants only, by index."""

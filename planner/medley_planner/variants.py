@@ -98,12 +98,14 @@ class Candidates:
 
     @property
     def unserved(self) -> tuple[Bucket, ...]:
-        """Sizes that no candidate serves."""
-        return tuple(
-            bucket
-            for index, bucket in enumerate(self.buckets)
-            if not any(candidate.capacities[index].requests_per_second > 0 for candidate in self.usable)
-        )
+        """Sizes of which no candidate computes the prompt, or none the output tokens."""
+        return tuple(bucket for index, bucket in enumerate(self.buckets) if not self._serves(index))
+
+    def _serves(self, index: int) -> bool:
+        roles = {
+            candidate.variant.role for candidate in self.usable if candidate.capacities[index].requests_per_second > 0
+        }
+        return Role.SHARED in roles or {Role.PREFILL, Role.DECODE} <= roles
 
 
 def candidates(service: Service, pools: Sequence[Pool], capacity_of: CapacityFunction, memo: Memo) -> Candidates:
