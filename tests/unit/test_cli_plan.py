@@ -213,6 +213,12 @@ def test_an_empty_folder(tmp_path: Path) -> None:
     assert "holds no .yaml, .yml or .json file" in mistake
 
 
+@pytest.mark.parametrize(("name", "words"), [("a" * 300, "File name too long"), ("a\0b", "embedded null byte")])
+def test_a_name_that_no_file_can_have(tmp_path: Path, name: str, words: str) -> None:
+    (found,) = mistakes(medley("plan", "-f", f"{tmp_path}/{name}"))
+    assert found.endswith(f"cannot be read: {words}")
+
+
 def test_the_order_of_documents_does_not_matter() -> None:
     texts = (POOL, PROFILE, SERVICE)
     assert plan_of(*texts, flags=("-o", "json")).stdout == plan_of(*texts[::-1], flags=("-o", "json")).stdout

@@ -53,6 +53,15 @@ def test_scalars_are_read_as_kubectl_reads_them(written: str, value: object) -> 
     assert type(read["field"]) is type(value)
 
 
+def test_what_json_escapes_as_two_halves_is_one_character() -> None:
+    assert only(json.dumps({"🚀": "a🚀b"})) == {"🚀": "a🚀b"}
+
+
+def test_half_a_character_is_refused() -> None:
+    error = refused('{"a":\n "\\ud83d"}')
+    assert (error.line, error.message) == (2, "half of a surrogate pair is not a character")
+
+
 def test_keys_are_strings() -> None:
     assert only("1: a\ntrue: b\n") == {"1": "a", "true": "b"}
 
@@ -134,3 +143,8 @@ def test_random_bytes_never_do_more_than_be_refused() -> None:
                 json.dumps(document.value)
         except DocumentError as error:
             assert error.line >= 1, (seed, round_number, text)
+
+
+@pytest.mark.parametrize("text", ["a: [1", "a: {b: 1\n\n", "a: 'x\n"])
+def test_an_error_is_on_a_line_that_is_there(text: str) -> None:
+    assert 1 <= refused(text).line <= text.count("\n") + 1

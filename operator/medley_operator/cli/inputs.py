@@ -138,19 +138,31 @@ def _texts(names: Iterable[str], mistakes: list[Mistake]) -> Iterator[tuple[str,
                     mistakes.append(Mistake(shown, None, "", f"larger than {MAX_FILE_BYTES // 2**20} MiB"))
                     continue
                 yield ("standard input" if path is None else shown), data.decode("utf-8-sig")
-            except OSError as error:
-                mistakes.append(Mistake(shown, None, "", f"cannot be read: {error.strerror or error}"))
             except UnicodeDecodeError as error:
                 line = data.count(b"\n", 0, error.start) + 1
                 mistakes.append(Mistake(shown, line, "", "is not UTF-8 text"))
+            except (OSError, ValueError) as error:
+                mistakes.append(_unreadable(shown, error))
 
 
 def _files(name: str, mistakes: list[Mistake]) -> list[Path | None]:
     if name == STDIN:
         return [None]
     path = Path(name)
-    if not path.is_dir():
-        return [path]
+    try:
+        return _files_of(path, mistakes) if path.is_dir() else [path]
+    except (OSError, ValueError) as error:
+        mistakes.append(_unreadable(name, error))
+        return []
+
+
+def _unreadable(name: str, error: OSError | ValueError) -> Mistake:
+    """A file that cannot be read, or (a ValueError) whose name no file can have."""
+    reason = error.strerror if isinstance(error, OSError) else None
+    return Mistake(name, None, "", f"cannot be read: {reason or error}")
+
+
+def _files_of(path: Path, mistakes: list[Mistake]) -> list[Path | None]:
     found = sorted(
         candidate
         for candidate in path.rglob("*")
@@ -160,7 +172,7 @@ def _files(name: str, mistakes: list[Mistake]) -> list[Path | None]:
         and candidate.is_file()
     )
     if not found:
-        mistakes.append(Mistake(name, None, "", "the folder holds no .yaml, .yml or .json file"))
+        mistakes.append(Mistake(str(path), None, "", "the folder holds no .yaml, .yml or .json file"))
     return list(found)
 
 
