@@ -29,7 +29,7 @@ from dataclasses import dataclass
 import numpy as np
 
 EXACT_UP_TO = 16
-"""Up to so many replicas, every count is a step of its own; then every doubling has half as many steps."""
+"""Up to so many replicas, every count is a step of its own; from there on, every doubling has half as many steps."""
 
 _ITERATIONS = 200
 
@@ -113,8 +113,10 @@ def erlang_c(places: int, busy: float) -> float:
         return 0.0
     if busy >= places:
         return 1.0
-    with np.errstate(over="ignore"):  # as many as that wait for none: the probability is 0
-        inverse = 1.0 + float(np.cumprod(np.arange(places, 0, -1) / busy).sum())
+    # Terms grow while N − k > a and then fall off like those of a normal distribution of variance N.
+    terms = min(places, math.ceil(2.0 * (places - busy) + 12.0 * math.sqrt(places)) + 50)
+    with np.errstate(over="ignore"):  # beyond all floating-point numbers: nobody waits
+        inverse = 1.0 + float(np.cumprod(np.arange(places, places - terms, -1) / busy).sum())
     share = busy / places
     return 1.0 / (inverse * (1.0 - share) + share)
 
@@ -178,7 +180,7 @@ def steps(queue: Queue, most: int) -> tuple[Step, ...]:
     begin = 1
     while begin <= most:
         width = 1
-        while width * 2 * EXACT_UP_TO <= begin:
+        while width * EXACT_UP_TO <= begin:
             width *= 2
         width = min(width, most + 1 - begin)
         usable = usable_replicas(begin, queue)
@@ -199,7 +201,7 @@ def _erlang_load(places: int, quantile: float) -> float:
     wanted = 1.0 - quantile
     low, high = 0.0, float(places)
     below, above = -math.inf, -math.log(wanted)
-    guess = _staffed(places, math.sqrt(max(0.0, -2.0 * math.log(wanted))))
+    guess = _staffed(places, math.sqrt(max(0.0, -2.0 * math.log(wanted))) + 1.0)
     for _ in range(_ITERATIONS):
         value = erlang_c(places, guess)
         error = math.log(value / wanted) if value > 0 else -math.inf

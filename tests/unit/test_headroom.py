@@ -129,3 +129,10 @@ def test_regular_arrivals_get_no_credit_and_sizes_that_are_not_served_do_not_cou
     found = queue_of([2.0, 2.0, 0.0], [8.0, 0.0, 1.0], [4.0, 0.0, 1.0], interarrival_cv=0.1, quantile=0.9)
     assert found == Queue(4, 1.0, 0.9)
     assert queue_of([1.0], [0.0], [0.0], interarrival_cv=2.0, quantile=0.5) == Queue(1, 2.0, 0.5)
+
+
+def test_huge_fleets_are_no_trouble() -> None:
+    queue = Queue(256, 5000.0, 0.999999)
+    assert usable_replicas(10**7, queue) == pytest.approx(10**7, rel=0.05)
+    assert usable_replicas(replicas_for(1e8, queue), queue) >= 1e8
+    assert len(steps(Queue(1, 1.0, 0.5), 10**6)) < 200
