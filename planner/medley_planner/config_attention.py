@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 
-from medley_planner.config_fields import MAX_HEADS, MAX_LAYERS, Fields
+from medley_planner.config_fields import MAX_HEAD_SIZE, MAX_HEADS, MAX_LAYERS, Fields
 from medley_planner.shapes import PLAIN_BYTES, Attention, Weights
 
 FULL, WINDOWED, CHUNKED, LINEAR = "full_attention", "sliding_attention", "chunked_attention", "linear_attention"
@@ -51,7 +51,10 @@ def head_size(fields: Fields, heads: int, *, default: int | None = None) -> int:
         if "head_dim" not in fields and "attention_head_dim" not in fields and hidden % heads:
             raise fields.error("head_dim", f"is missing, and {heads} heads do not divide the hidden size {hidden}")
         default = max(1, hidden // heads)
-    return fields.integer("head_dim", "attention_head_dim", "kv_channels", default=default)
+    size = fields.integer("head_dim", "attention_head_dim", "kv_channels", default=default, maximum=MAX_HEAD_SIZE)
+    if size > MAX_HEAD_SIZE:
+        raise fields.error("head_dim", f"is {size} by the hidden size, must be at most {MAX_HEAD_SIZE}")
+    return size
 
 
 def grouped_attention(
@@ -78,6 +81,8 @@ def grouped_attention(
     hidden = hidden_size(fields)
     heads = fields.integer("num_attention_heads", "n_heads", "n_head", maximum=MAX_HEADS)
     key_value_heads = fields.integer("num_key_value_heads", "num_kv_heads", default=heads, maximum=MAX_HEADS)
+    if heads % key_value_heads:
+        raise fields.error("num_key_value_heads", f"{key_value_heads} does not divide the {heads} attention heads")
     size = head_size(fields, heads, default=default_head_size)
     inputs = size * (heads * (2 if gated else 1) + 2 * key_value_heads)
     norms = {
@@ -107,8 +112,10 @@ def latent_attention(fields: Fields) -> Attention:
     """
     hidden = hidden_size(fields)
     heads = fields.integer("num_attention_heads", maximum=MAX_HEADS)
-    plain, rotary = fields.integer("qk_nope_head_dim"), fields.integer("qk_rope_head_dim")
-    value, latent = fields.integer("v_head_dim"), fields.integer("kv_lora_rank")
+    plain = fields.integer("qk_nope_head_dim", maximum=MAX_HEAD_SIZE // 2)
+    rotary = fields.integer("qk_rope_head_dim", maximum=MAX_HEAD_SIZE // 2)
+    value = fields.integer("v_head_dim", maximum=MAX_HEAD_SIZE)
+    latent = fields.integer("kv_lora_rank", maximum=100_000)
     query = heads * (plain + rotary)
     matrices = hidden * (latent + rotary) + latent * heads * (plain + value) + heads * value * hidden
     rest = latent
@@ -134,7 +141,10 @@ def _index(fields: Fields) -> tuple[Weights, int]:
     The key is cached in 8 bits with one 32-bit scale.
     """
     hidden, rank = hidden_size(fields), fields.integer("q_lora_rank")
-    heads, size = fields.integer("index_n_heads", maximum=MAX_HEADS), fields.integer("index_head_dim")
+    heads, size = (
+        fields.integer("index_n_heads", maximum=MAX_HEADS),
+        fields.integer("index_head_dim", maximum=MAX_HEAD_SIZE),
+    )
     return Weights(rank * heads * size + hidden * size + hidden * heads, 2 * size), (size + 4) // 2
 
 

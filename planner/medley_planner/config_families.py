@@ -21,6 +21,7 @@ from medley_planner.config_attention import (
     QueryKeyNorm,
     delta_net,
     grouped_attention,
+    head_size,
     hidden_size,
     latent_attention,
     layer_count,
@@ -154,9 +155,7 @@ def _falcon(fields: Fields, max_context_tokens: int) -> Transformer:
     new = fields.flag("new_decoder_architecture", default=False)
     shared = fields.flag("multi_query", default=True) and not new
     groups = 1 if shared else fields.integer("num_kv_heads", "n_head_kv", default=heads, maximum=10_000)
-    if hidden % heads:
-        raise fields.error("num_attention_heads", f"{heads} does not divide the hidden size {hidden}")
-    size = hidden // heads
+    size = head_size(fields, heads)
     two_norms = new and fields.integer("num_ln_in_parallel_attn", default=2) == 2
     attention = Attention(
         weights=Weights(2 * hidden * hidden + 2 * hidden * groups * size),
@@ -183,7 +182,7 @@ def _dbrx(fields: Fields, max_context_tokens: int) -> Transformer:
     if attending is None or feeding is None:
         raise fields.error("attn_config" if attending is None else "ffn_config", "is missing")
     groups = attending.integer("kv_n_heads", maximum=10_000)
-    size = hidden // heads
+    size = head_size(fields, heads)
     attention = Attention(
         weights=Weights(2 * hidden * heads * size + 2 * hidden * groups * size),
         heads=heads,
@@ -214,7 +213,7 @@ def _chatglm(fields: Fields, max_context_tokens: int) -> Transformer:
             raise fields.error(name, f"must be {str(wanted).lower()}: the other is not supported")
     hidden, layers = hidden_size(fields), layer_count(fields)
     heads = fields.integer("num_attention_heads", maximum=10_000)
-    groups, size = fields.integer("multi_query_group_num", maximum=10_000), fields.integer("kv_channels")
+    groups, size = fields.integer("multi_query_group_num", maximum=10_000), head_size(fields, heads)
     inputs = size * (heads + 2 * groups)
     attention = Attention(
         weights=Weights(

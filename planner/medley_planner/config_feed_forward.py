@@ -55,7 +55,7 @@ def feed_forwards(
 def relu_experts(fields: Fields) -> FeedForward:
     """Experts of two matrices each, as in Nemotron-H, with a shared one of its own width."""
     hidden = hidden_size(fields)
-    experts = fields.integer("n_routed_experts", maximum=MAX_EXPERTS)
+    experts = fields.integer("n_routed_experts", minimum=2, maximum=MAX_EXPERTS)
     shared = fields.integer("n_shared_experts", default=0, minimum=0, maximum=1024)
     width = fields.integer("moe_shared_expert_intermediate_size") if shared else 0
     return FeedForward(
@@ -68,7 +68,7 @@ def relu_experts(fields: Fields) -> FeedForward:
 
 def _experts(fields: Fields, shared_experts: int, biased_experts: bool, biased_router: bool) -> FeedForward:
     hidden, width = hidden_size(fields), fields.integer(*_EXPERT_WIDTH)
-    experts = fields.integer(*_EXPERTS, maximum=MAX_EXPERTS)
+    experts = fields.integer(*_EXPERTS, minimum=2, maximum=MAX_EXPERTS)
     shared = width * fields.integer(
         "n_shared_experts", "num_shared_experts", default=shared_experts, minimum=0, maximum=1024
     )

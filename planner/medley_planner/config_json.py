@@ -22,6 +22,7 @@ __all__ = ["ConfigError", "ModelReading", "read_config", "read_config_values"]
 MAX_CONTEXT_TOKENS = 10_000_000
 MAX_PARAMETERS = 100_000_000_000_000
 MIN_PARAMETERS = 1_000_000
+MAX_STATE_BYTES = 1e12
 
 _CONTEXT = ("max_position_embeddings", "max_seq_len", "n_positions", "seq_length", "max_sequence_length")
 _CONTEXT_NOT_STRETCHED = frozenset({"default", "su", "longrope", "llama3", "mrope", "proportional"})
@@ -105,8 +106,9 @@ def read_config_values(values: Mapping[str, Any]) -> ModelReading:
     outer = Fields(values)
     notes: list[str] = []
     fields, family = _language_model(outer, values, notes)
+    shapes_of = reader(_SAME_FAMILY.get(family, family), fields)
     context = _context_tokens(fields, family)
-    transformer = reader(_SAME_FAMILY.get(family, family), fields)(fields, context)
+    transformer = shapes_of(fields, context)
     quantisation = outer.section("quantization_config") or fields.section("quantization_config")
     stored, data_type = storage(quantisation, transformer)
     if caches_in_8_bit(quantisation):
@@ -121,9 +123,14 @@ def read_config_values(values: Mapping[str, Any]) -> ModelReading:
         architecture = transformer.architecture(max_context_tokens=context, storage=stored)
     except ModelError as error:
         raise ConfigError(error.field, error.problem) from error
-    if not MIN_PARAMETERS <= architecture.parameters <= MAX_PARAMETERS:
-        problem = f"is {architecture.parameters} by the shapes, must be {MIN_PARAMETERS} to {MAX_PARAMETERS}"
-        raise ConfigError("parameters", problem)
+    for name, count in (
+        ("parameters", architecture.parameters),
+        ("active_parameters", architecture.parameters_per_token),
+    ):
+        if not MIN_PARAMETERS <= count <= MAX_PARAMETERS:
+            raise ConfigError(name, f"is {count} by the shapes, must be {MIN_PARAMETERS} to {MAX_PARAMETERS}")
+    if architecture.state_bytes_per_request > MAX_STATE_BYTES:
+        raise ConfigError("state_bytes_per_request", f"is {architecture.state_bytes_per_request:g} by the shapes")
     return ModelReading(family, architecture, transformer, data_type, tuple(notes))
 
 

@@ -85,8 +85,9 @@ def catalogue_of_models() -> Mapping[str, KnownModel]:
 
 
 def _nearest(name: str, known: Mapping[str, str]) -> list[str]:
-    """At most three: those that end as the name does, whoever publishes them, then by likeness."""
+    """At most three: those whose last part is or begins as the name's, whoever publishes them, then by likeness."""
     last = name.rpartition("/")[2]
-    same = [candidate for candidate in known if last and candidate.rpartition("/")[2] == last]
+    same = [candidate for candidate in known if last and candidate.rpartition("/")[2].startswith(last)]
+    same.sort(key=lambda candidate: (candidate.rpartition("/")[2] != last, candidate))
     alike = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     return list(dict.fromkeys(same + alike))[:3]

@@ -94,7 +94,7 @@ class Architecture(ApiModel):
     dataType, as embeddings are in quantised checkpoints. Default: those of dataType."""
     bytes_per_expert_parameter: Number | None = Field(None, gt=0, le=8)
     """Bytes of a stored parameter of routed experts. Default: those of the others."""
-    lookup_parameters: Integer | None = Field(None, ge=0, le=100_000_000_000)
+    lookup_parameters: Integer | None = Field(None, ge=0, le=100_000_000_000_000)
     """Parameters that are only looked up: an input embedding that is not also the output's. Default: 0."""
     latent_size: Integer | None = Field(None, ge=1, le=1_000_000)
     """Elements that a layer caches for a token with latent attention (kv_lora_rank + qk_rope_head_dim), for all heads

@@ -21,6 +21,7 @@ from medley_operator.cli.explain import (
     service_name,
 )
 from medley_operator.cli.inputs import InputError, read_inputs
+from medley_operator.cli.model import catalogue_data, catalogue_table, find_model, model_tables
 from medley_operator.cli.output import (
     EXIT_BAD_INPUT,
     EXIT_INFEASIBLE,
@@ -254,6 +255,35 @@ def workload(
             print_data({"workload": made.to_spec()}, output)
         case OutputFormat.JSON:
             print_data({"workload": made.to_spec(), "statistics": made.statistics()}, output)
+
+
+@app.command()
+def model(
+    model: Annotated[
+        str | None,
+        typer.Argument(help="An id in the catalogue, a config.json, a folder that holds one, or - for standard input."),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="The model's id. Default: the catalogue's, or the folder's name.")
+    ] = None,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """Show what is known of a model, from the catalogue or its config.json; -o yaml prints a ModelProfile.
+
+    Without an argument, list the models of the catalogue.
+    """
+    try:
+        found = None if model is None else find_model(model, name=name)
+    except InputError as error:
+        print_mistakes(error.mistakes)
+        raise typer.Exit(EXIT_BAD_INPUT) from None
+    match output:
+        case OutputFormat.TABLE:
+            print_tables(catalogue_table() if found is None else model_tables(found))
+        case OutputFormat.YAML:
+            print_data(catalogue_data() if found is None else found.profile(), output)
+        case OutputFormat.JSON:
+            print_data(catalogue_data() if found is None else found.to_data(), output)
 
 
 @app.command()
