@@ -151,7 +151,7 @@ def _deployments(
     for variant, _ in target:
         pool = observation.around.pools[variant.pool]
         manifest = deployment(
-            resolved.service, pool, resolved.model_profile, tensor_parallel=variant.tensor_parallel, replicas=0
+            resolved.service, pool, resolved.model_profile, parallelism=variant.parallelism, replicas=0
         )
         name: str = manifest["metadata"]["name"]
         names[name] = variant

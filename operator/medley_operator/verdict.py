@@ -75,7 +75,7 @@ def running_mix(view: ServiceView, deployments: Iterable[DeploymentView]) -> dic
     """The mix that was asked for last: what the status says, or, for want of that, what the Deployments say."""
     if view.status.plan is not None and view.status.plan.entries:
         entries = view.status.plan.entries
-        return {Variant(entry.pool, entry.tensor_parallel): entry.replicas for entry in entries if entry.replicas}
+        return {entry.variant: entry.replicas for entry in entries if entry.replicas}
     return mix_of(deployments)
 
 

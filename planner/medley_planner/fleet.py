@@ -62,6 +62,11 @@ class Variant:
     data_parallel: int = 1
     role: Role = Role.SHARED
 
+    @classmethod
+    def of(cls, pool: str, parallelism: Parallelism, role: Role = Role.SHARED) -> Variant:
+        """The variant of this pool's GPUs that share the work like this."""
+        return cls(pool, parallelism.tensor, parallelism.pipeline, parallelism.data, role)
+
     @property
     def parallelism(self) -> Parallelism:
         """How the replica's GPUs share the work."""

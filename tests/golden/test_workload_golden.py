@@ -18,6 +18,7 @@ from medley_operator.api.gpupool import GPUPool
 from medley_operator.api.llmservice import LLMService
 from medley_operator.api.modelprofile import ModelProfile
 from medley_operator.workloads import deployment, pod_disruption_budget, service
+from medley_planner.fleet import Parallelism
 
 FOLDER = Path(__file__).parent / "workloads"
 INPUTS = sorted(FOLDER.glob("*.input.yaml"))
@@ -32,8 +33,12 @@ def manifests(path: Path) -> list[dict[str, Any]]:
     profile = ModelProfile.model_validate(by_kind["ModelProfile"])
     variant = given["variant"]
     assert variant["pool"] == pool.name
-    made = deployment(llm, pool, profile, tensor_parallel=variant["tensorParallel"], replicas=variant["replicas"])
+    made = deployment(llm, pool, profile, parallelism=_parallelism(variant), replicas=variant["replicas"])
     return [made, service(llm), pod_disruption_budget(llm)]
+
+
+def _parallelism(variant: dict[str, Any]) -> Parallelism:
+    return Parallelism(variant["tensorParallel"], variant.get("pipelineParallel", 1), variant.get("dataParallel", 1))
 
 
 @pytest.mark.parametrize("path", INPUTS, ids=lambda path: path.name.removesuffix(".input.yaml"))

@@ -19,6 +19,7 @@ import yaml
 from medley_operator.metrics import Metrics
 from medley_operator.settings import Settings
 from medley_operator.workloads import naming
+from medley_planner.fleet import Parallelism
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "helm" / "medley"
@@ -220,7 +221,7 @@ def test_selectors_find_the_pods_and_nothing_that_the_operator_makes(helm: str) 
         only(values, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"],
         only(values, "Service", "medley-operator-metrics")["spec"]["selector"],
     ]
-    engine = naming.variant_labels("medley", "l4", 1)
+    engine = naming.variant_labels("medley", "l4", Parallelism(1))
     for selector in selectors:
         assert selector.items() <= labels.items()
         assert not selector.items() <= engine.items()

@@ -73,6 +73,7 @@ def test_a_service_in_the_planners_terms() -> None:
     assert made.rate_rps == 4
     assert made.objectives == Objectives(time_per_output_token_s=0.08, time_to_first_token_s=1.5)
     assert made.tensor_parallel == (1, 4)
+    assert (made.pipeline_parallel, made.data_parallel) == ((1,), (1,))
     assert made.max_cost_usd_per_hour == 9.5
     assert made.replicas == ReplicaBounds(2, 7)
     assert made.replicas_by_pool == {"l4": ReplicaBounds(0, 3)}

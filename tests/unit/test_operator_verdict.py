@@ -12,7 +12,7 @@ from medley_operator.observe.objects import DeploymentView, ServiceView
 from medley_operator.report.service_status import Facts, service_status
 from medley_operator.transition import Phase, Replica, ReplicaState
 from medley_operator.verdict import Aim, Verdict, aim, running_mix
-from medley_planner.fleet import Variant
+from medley_planner.fleet import Parallelism, Variant
 from medley_planner.policy import Choice
 
 NOW_S = 1_767_225_600.0  # 2026-01-01T00:00:00Z
@@ -61,7 +61,7 @@ def verdict(choice: Choice = Choice.CHANGE, **facts: Any) -> Verdict:
 
 
 def deployed(name: str, replicas: int) -> DeploymentView:
-    return DeploymentView("default", name, name, 1, "uid", "l4", 1, replicas, 1, False, "chat")
+    return DeploymentView("default", name, name, 1, "uid", "l4", Parallelism(1), replicas, 1, False, "chat")
 
 
 TRANSITION = {

@@ -17,6 +17,8 @@ from medley_operator.workloads.arguments import joined
         ("vllm", "--tensor-parallel"),
         ("vllm", "-tp"),
         ("vllm", "-tp=2"),
+        ("vllm", "--pipeline-parallel-size=2"),
+        ("vllm", "-dp"),
         ("vllm", "--port=80"),
         ("vllm", "--served-model-name"),
         ("vllm", "--model=other"),
@@ -26,6 +28,8 @@ from medley_operator.workloads.arguments import joined
         ("sglang", "--tensor-parallel-size=2"),
         ("sglang", "--model"),
         ("sglang", "--context-length"),
+        ("sglang", "--pp-size"),
+        ("sglang", "--dp-size"),
     ],
 )
 def test_reserved_arguments_are_refused_however_they_are_written(engine: str, argument: str) -> None:

@@ -18,6 +18,7 @@ from medley_operator.workloads import (
     pod_disruption_budget,
     service,
 )
+from medley_planner.fleet import Parallelism
 
 SERVICE: dict[str, Any] = {
     "metadata": {"name": "chat", "namespace": "team-a", "uid": "u-1"},
@@ -72,7 +73,7 @@ def build(llm: dict[str, Any] = SERVICE, pool: dict[str, Any] = POOL, **variant:
         LLMService.model_validate(llm),
         GPUPool.model_validate(pool),
         PROFILE,
-        tensor_parallel=variant.get("tensor_parallel", 1),
+        parallelism=Parallelism(variant.get("tensor", 1), variant.get("pipeline", 1), variant.get("data", 1)),
         replicas=variant.get("replicas", 1),
     )
 
@@ -135,7 +136,8 @@ class TestRevision:
 
     def test_variants_differ(self) -> None:
         other_pool = changed(POOL, "metadata.name", "l4-spare")
-        assert len({name_of(), name_of(tensor_parallel=2), name_of(pool=other_pool)}) == 3
+        names = {name_of(), name_of(tensor=2), name_of(pipeline=2), name_of(data=2), name_of(pool=other_pool)}
+        assert len(names) == 5
 
     def test_it_is_label_and_end_of_the_name(self) -> None:
         made = build()
@@ -143,6 +145,52 @@ class TestRevision:
         assert made["metadata"]["name"].endswith(f"-{revision}")
         assert made["spec"]["selector"]["matchLabels"][naming.LABEL_REVISION] == revision
         assert made["spec"]["template"]["metadata"]["labels"][naming.LABEL_REVISION] == revision
+
+
+PARALLEL = {
+    "vllm": "--tensor-parallel-size 2 --pipeline-parallel-size 2 --data-parallel-size 2",
+    "sglang": "--tp-size 2 --dp-size 2 --pp-size 2",
+}
+"""How a dense model's replica of eight GPUs is started: its data parallel ranks are whole copies."""
+
+PARALLEL_EXPERTS = {
+    "vllm": "--tensor-parallel-size 2 --pipeline-parallel-size 2 --data-parallel-size 2 --enable-expert-parallel",
+    "sglang": "--tp-size 4 --dp-size 2 --enable-dp-attention --ep-size 4 --pp-size 2",
+}
+"""The same with experts, which the ranks share."""
+
+
+class TestParallelism:
+    @pytest.mark.parametrize("engine_type", ["vllm", "sglang"])
+    @pytest.mark.parametrize(("experts", "expected"), [(False, PARALLEL), (True, PARALLEL_EXPERTS)])
+    def test_engines_are_told_all_sizes(self, engine_type: str, experts: bool, expected: dict[str, str]) -> None:
+        values = PROFILE.model_dump(by_alias=True, exclude_none=True)
+        if experts:
+            values["spec"]["architecture"] |= {"experts": 64, "activeExperts": 4, "activeParameters": 2_000_000_000}
+        made = deployment(
+            LLMService.model_validate(changed(SERVICE, "spec.engine.type", engine_type)),
+            GPUPool.model_validate(POOL),
+            ModelProfile.model_validate(values),
+            parallelism=Parallelism(2, 2, 2),
+            replicas=1,
+        )
+        container = engine(made)
+        assert f" {expected[engine_type]} " in " ".join(container["args"])
+        assert {amounts["nvidia.com/gpu"] for amounts in container["resources"].values()} == {"8"}
+        assert made["metadata"]["labels"]["medley.dev/pipeline-parallel"] == "2"
+        assert made["metadata"]["labels"]["medley.dev/data-parallel"] == "2"
+
+    def test_a_custom_engine_finds_the_sizes_that_its_service_may_choose(self) -> None:
+        def variables(llm: dict[str, Any]) -> dict[str, str]:
+            return {each["name"]: each["value"] for each in engine(build(llm, tensor=2, pipeline=2))["env"]}
+
+        template = {"spec": {"containers": [{"name": "engine", "image": "mine"}]}}
+        plain = changed(SERVICE, "spec.engine", {"type": "custom", "podTemplate": template})
+        chosen = changed(plain, "spec.gpus.pipelineParallel", [1, 2])
+        assert variables(chosen)["MEDLEY_TENSOR_PARALLEL"] == "2"
+        assert variables(chosen)["MEDLEY_PIPELINE_PARALLEL"] == "2"
+        assert "MEDLEY_DATA_PARALLEL" not in variables(chosen)
+        assert "MEDLEY_PIPELINE_PARALLEL" not in variables(plain)
 
 
 class TestPod:
@@ -155,7 +203,7 @@ class TestPod:
     @pytest.mark.parametrize("engine_type", ["vllm", "sglang"])
     def test_gpus_ports_and_parallelism_agree(self, engine_type: str) -> None:
         llm = changed(changed(SERVICE, "spec.engine.type", engine_type), "spec.engine.port", 9001)
-        container = engine(build(llm, tensor_parallel=4))
+        container = engine(build(llm, tensor=4))
         words = container["args"]
         flag = {"vllm": "--tensor-parallel-size", "sglang": "--tp-size"}[engine_type]
         assert words[words.index(flag) + 1] == "4"
@@ -193,8 +241,8 @@ class TestPod:
         assert startup_s(7200) >= 4 * 7200
 
     def test_shared_memory_only_where_gpus_exchange(self) -> None:
-        def mounted(tensor_parallel: int) -> set[str]:
-            return {mount["mountPath"] for mount in engine(build(tensor_parallel=tensor_parallel))["volumeMounts"]}
+        def mounted(tensor: int) -> set[str]:
+            return {mount["mountPath"] for mount in engine(build(tensor=tensor))["volumeMounts"]}
 
         assert "/dev/shm" not in mounted(1)
         assert "/dev/shm" in mounted(2)
@@ -235,7 +283,7 @@ class TestCustom:
 
     def test_the_first_container_serves_where_none_is_called_engine(self) -> None:
         template = {"spec": {"containers": [{"name": "a", "image": "a"}, {"name": "b", "image": "b"}]}}
-        made = build(self.custom(template), tensor_parallel=2)
+        made = build(self.custom(template), tensor=2)
         first, second = made["spec"]["template"]["spec"]["containers"]
         assert first["resources"]["limits"]["nvidia.com/gpu"] == "2"
         assert "resources" not in second
@@ -243,7 +291,7 @@ class TestCustom:
     def test_the_template_of_the_spec_is_left_as_it_is(self) -> None:
         llm = LLMService.model_validate(self.custom({"spec": {"containers": [{"name": "a", "image": "a"}]}}))
         before = copy.deepcopy(llm.spec.engine.pod_template)
-        deployment(llm, GPUPool.model_validate(POOL), PROFILE, tensor_parallel=1, replicas=1)
+        deployment(llm, GPUPool.model_validate(POOL), PROFILE, parallelism=Parallelism(1), replicas=1)
         assert llm.spec.engine.pod_template == before
 
     def test_a_short_grace_period_of_the_users_gets_no_longer_sleep(self) -> None:
@@ -274,8 +322,8 @@ class TestServiceAndBudget:
         llm = LLMService.model_validate(SERVICE)
         selector = service(llm)["spec"]["selector"]
         assert pod_disruption_budget(llm)["spec"]["selector"]["matchLabels"] == selector
-        for tensor_parallel in (1, 2):
-            labels = build(tensor_parallel=tensor_parallel)["spec"]["template"]["metadata"]["labels"]
+        for tensor in (1, 2):
+            labels = build(tensor=tensor)["spec"]["template"]["metadata"]["labels"]
             assert selector.items() <= labels.items()
 
     def test_the_url_is_the_service_s(self) -> None:

@@ -266,7 +266,7 @@ class ServiceActor:
         pool, profile = self._surroundings.pool(variant.pool), self._surroundings.profile(llm)
         if pool is None or profile is None:
             return
-        manifest = deployment(llm, pool, profile, tensor_parallel=variant.tensor_parallel, replicas=replicas)
+        manifest = deployment(llm, pool, profile, parallelism=variant.parallelism, replicas=replicas)
         if manifest["metadata"]["name"] == name:
             await self._objects.create(manifest)
 

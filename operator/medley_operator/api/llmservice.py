@@ -115,7 +115,9 @@ class Latency(ApiModel):
     """A latency objective."""
 
     milliseconds: Number = Field(gt=0, le=3_600_000)
-    """The mean over requests must not be larger, in milliseconds."""
+    """What must not be exceeded, in milliseconds: by the mean over requests, or by percentile of them."""
+    percentile: Number | None = Field(None, gt=0, lt=100)
+    """The share of the requests that must keep it, in percent, such as 95. Default: the mean over requests must."""
 
 
 class Objectives(ApiModel):
@@ -124,9 +126,9 @@ class Objectives(ApiModel):
     rules: ClassVar[tuple[Rule, ...]] = (at_least_one_of("time_per_output_token", "time_to_first_token"),)
 
     time_per_output_token: Latency | None = None
-    """Mean time between output tokens, after the first."""
+    """Time between output tokens, after the first: a request's own mean."""
     time_to_first_token: Latency | None = None
-    """Mean time from a request's arrival to its first output token."""
+    """Time from a request's arrival to its first output token."""
 
 
 class HistogramEntry(ApiModel):
@@ -198,7 +200,21 @@ class GPUs(ApiModel):
         Field(min_length=1, max_length=5, json_schema_extra=SET_LIST),
         UniqueItems,
     ] = None
-    """GPUs that a replica may be spread over. Default: 1, 2, 4, 8 and 16, as far as a node of the pool holds them."""
+    """GPUs that may share every matrix product. Default: 1, 2, 4, 8 and 16, as far as a node of the pool holds them."""
+    pipeline_parallel: Annotated[
+        tuple[TensorParallelSize, ...] | None,
+        Field(min_length=1, max_length=5, json_schema_extra=SET_LIST),
+        UniqueItems,
+    ] = None
+    """Stages of consecutive layers that a replica may have. It has as many GPUs as all its sizes multiplied. Default: 1
+    alone."""
+    data_parallel: Annotated[
+        tuple[TensorParallelSize, ...] | None,
+        Field(min_length=1, max_length=5, json_schema_extra=SET_LIST),
+        UniqueItems,
+    ] = None
+    """Ranks of a replica that may attend to requests of their own; a mixture of experts is spread over all of them
+    (expert parallelism). Default: 1 alone."""
 
 
 class PoolScaling(ApiModel):
@@ -250,7 +266,7 @@ class LLMServiceSpec(ApiModel):
     engine: Engine = Field(default_factory=Engine)
     """The inference engine that serves it."""
     objectives: Objectives
-    """Latency objectives, as means over requests."""
+    """Latency objectives."""
     workload: Workload
     """The requests to plan for."""
     gpus: GPUs = Field(default_factory=GPUs)

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from medley_operator.api.base import ATOMIC_LIST, Integer, Number, StatusModel, map_list
 from medley_operator.api.conditions import Condition
+from medley_planner.fleet import Parallelism, Variant
 
 Timestamp = Annotated[str, Field(max_length=64, json_schema_extra={"format": "date-time"})]
 Sentence = Annotated[str, Field(max_length=4096)]
@@ -15,15 +16,34 @@ Word = Annotated[str, Field(max_length=253)]
 ReplicasByDeployment = Annotated[dict[Word, Annotated[Integer, Field(ge=0)]], Field(max_length=128)]
 
 
-class PlanEntry(StatusModel):
-    """Replicas of one variant."""
+class VariantRow(StatusModel):
+    """A row that is about one variant."""
 
     pool: Word
     """Name of the GPUPool."""
+    tensor_parallel: Integer = Field(ge=1, le=16)
+    """GPUs of one replica that share every matrix product."""
+    pipeline_parallel: Integer = Field(1, ge=1, le=16)
+    """Stages of its pipeline."""
+    data_parallel: Integer = Field(1, ge=1, le=16)
+    """Its data parallel ranks."""
+
+    @property
+    def parallelism(self) -> Parallelism:
+        """How the replica's GPUs share the work."""
+        return Parallelism(self.tensor_parallel, self.pipeline_parallel, self.data_parallel)
+
+    @property
+    def variant(self) -> Variant:
+        """The variant."""
+        return Variant.of(self.pool, self.parallelism)
+
+
+class PlanEntry(VariantRow):
+    """Replicas of one variant."""
+
     gpu: Word
     """Type of its GPUs."""
-    tensor_parallel: Integer = Field(ge=1, le=16)
-    """GPUs of one replica."""
     replicas: Integer = Field(ge=0)
     """Number of replicas."""
     gpus: Integer = Field(ge=0)
@@ -58,26 +78,18 @@ class PlanAlternative(StatusModel):
     """What it consists of, or why it cannot serve."""
 
 
-class PlanRejection(StatusModel):
+class PlanRejection(VariantRow):
     """A variant that is not in the mix, and why."""
 
-    pool: Word
-    """Name of the GPUPool."""
-    tensor_parallel: Integer = Field(ge=1, le=16)
-    """GPUs of one replica."""
     reason: Word
     """Why, as one word to search for."""
     detail: Sentence
     """Why, with figures."""
 
 
-class PlanCapacitySource(StatusModel):
+class PlanCapacitySource(VariantRow):
     """Where the capacity of a variant comes from."""
 
-    pool: Word
-    """Name of the GPUPool."""
-    tensor_parallel: Integer = Field(ge=1, le=16)
-    """GPUs of one replica."""
     source: Word
     """measured, roofline, or measured and scaled."""
 
@@ -87,7 +99,9 @@ class PlanStatus(StatusModel):
 
     mix: str = Field(max_length=4096)
     """The mix in short, such as `2×l4 + 1×a100/tp2`."""
-    entries: tuple[PlanEntry, ...] = Field((), max_length=320, json_schema_extra=map_list("pool", "tensor_parallel"))
+    entries: tuple[PlanEntry, ...] = Field(
+        (), max_length=320, json_schema_extra=map_list("pool", "tensor_parallel", "pipeline_parallel", "data_parallel")
+    )
     """Replicas by pool and parallelism."""
     cost_per_hour: Number
     """Price of the mix for one hour."""

@@ -22,6 +22,7 @@ from medley_operator.api.resolve import ResolvedService
 from medley_planner.fleet import GROUP_SIZES, Objectives, Pool, ReplicaBounds, Service, Stock, Variant
 from medley_planner.gpus import GPUType
 from medley_planner.result import Alternative, MixEntry, ServicePlan
+from medley_planner.wording import variant_text
 
 UNLIMITED_NODES = 100_000
 """Nodes of a pool that nothing bounds: no plan needs so many."""
@@ -51,6 +52,8 @@ def planner_service(
         engine=spec.engine.type,
         pools=resolved.pools,
         tensor_parallel=tuple(sorted(spec.gpus.tensor_parallel or ())),
+        pipeline_parallel=tuple(sorted(spec.gpus.pipeline_parallel or (1,))),
+        data_parallel=tuple(sorted(spec.gpus.data_parallel or (1,))),
         max_context_tokens=spec.model.max_context_tokens,
         max_cost_usd_per_hour=spec.gpus.max_cost_per_hour,
         replicas=ReplicaBounds(minimum=spec.scaling.min_replicas, maximum=spec.scaling.max_replicas),
@@ -136,14 +139,14 @@ def plan_status(plan: ServicePlan, gpu_types: Mapping[str, str], model_source: s
         rejected=tuple(
             PlanRejection(
                 pool=rejection.variant.pool,
-                tensor_parallel=rejection.variant.tensor_parallel,
+                **_sizes(rejection.variant),
                 reason=rejection.reason,
                 detail=_clipped(rejection.detail),
             )
             for rejection in plan.rejected[:MAX_ROWS]
         ),
         capacity_sources=tuple(
-            PlanCapacitySource(pool=variant.pool, tensor_parallel=variant.tensor_parallel, source=source)
+            PlanCapacitySource(pool=variant.pool, **_sizes(variant), source=source)
             for variant, source in plan.capacity_source[:MAX_ROWS]
         ),
         model_source=model_source,
@@ -153,11 +156,7 @@ def plan_status(plan: ServicePlan, gpu_types: Mapping[str, str], model_source: s
 
 def mix_text(mix: Sequence[MixEntry]) -> str:
     """A mix in short: `2×l4 + 1×a100/tp2`; `nothing` for an empty one."""
-    parts = [
-        f"{entry.replicas}×{entry.variant.pool}"
-        + (f"/tp{entry.variant.tensor_parallel}" if entry.variant.tensor_parallel > 1 else "")
-        for entry in mix
-    ]
+    parts = [f"{entry.replicas}×{variant_text(entry.variant)}" for entry in mix]
     return " + ".join(parts) or "nothing"
 
 
@@ -167,7 +166,18 @@ def _objectives(resolved: ResolvedService) -> Objectives:
     return Objectives(
         time_per_output_token_s=None if per_token is None else per_token.milliseconds / 1e3,
         time_to_first_token_s=None if first_token is None else first_token.milliseconds / 1e3,
+        time_per_output_token_percentile=None if per_token is None else per_token.percentile,
+        time_to_first_token_percentile=None if first_token is None else first_token.percentile,
     )
+
+
+def _sizes(variant: Variant) -> dict[str, int]:
+    """The fields of a row of the status that say how a replica's GPUs share the work."""
+    return {
+        "tensor_parallel": variant.tensor_parallel,
+        "pipeline_parallel": variant.pipeline_parallel,
+        "data_parallel": variant.data_parallel,
+    }
 
 
 def _bounds(bounds: PoolScaling) -> ReplicaBounds:
@@ -178,7 +188,7 @@ def _entry(entry: MixEntry, gpu_types: Mapping[str, str]) -> PlanEntry:
     return PlanEntry(
         pool=entry.variant.pool,
         gpu=gpu_types.get(entry.variant.pool, ""),
-        tensor_parallel=entry.variant.tensor_parallel,
+        **_sizes(entry.variant),
         replicas=entry.replicas,
         gpus=entry.gpus,
         cost_per_hour=_money(entry.cost_usd_per_hour),

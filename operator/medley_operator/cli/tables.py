@@ -10,11 +10,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from medley_operator.api.llmservice import LLMService
+from medley_operator.api.llmservice import Latency, LLMService
 from medley_operator.api.llmservice_status import PlanAlternative, PlanBinding, PlanRejection, PlanStatus
 from medley_operator.cli.columns import columns, money
 from medley_operator.cli.planning import FEASIBLE, PlannedFleet
 from medley_operator.cli.sensitivity import sensitivity_tables
+from medley_planner.fleet import Parallelism
 
 MAX_ALTERNATIVES = 8
 
@@ -42,15 +43,25 @@ def objectives_text(service: LLMService) -> str:
     objectives = service.spec.objectives
     wanted = [f"{service.spec.workload.rate:g} requests/s"]
     if objectives.time_per_output_token is not None:
-        wanted.append(f"≤ {objectives.time_per_output_token.milliseconds:g} ms per output token")
+        wanted.append(f"{_limit_text(objectives.time_per_output_token)} per output token")
     if objectives.time_to_first_token is not None:
-        wanted.append(f"≤ {objectives.time_to_first_token.milliseconds:g} ms to the first")
+        wanted.append(f"{_limit_text(objectives.time_to_first_token)} to the first")
     return ", ".join(wanted)
 
 
-def replica_text(tensor_parallel: int) -> str:
-    """How a replica's GPUs share the work: `1 GPU`, `tp2`."""
-    return "1 GPU" if tensor_parallel == 1 else f"tp{tensor_parallel}"
+def _limit_text(objective: Latency) -> str:
+    at = "" if objective.percentile is None else f"p{objective.percentile:g} "
+    return f"{at}≤ {objective.milliseconds:g} ms"
+
+
+def replica_text(parallelism: Parallelism) -> str:
+    """How a replica's GPUs share the work: `1 GPU`, `tp2`, `tp2/dp4`."""
+    return "1 GPU" if parallelism.gpus == 1 else str(parallelism)
+
+
+def _gpus_text(parallelism: Parallelism) -> str:
+    """How many GPUs a replica has, and how they share the work where it is not every matrix product."""
+    return str(parallelism.gpus) if parallelism.gpus == parallelism.tensor else f"{parallelism.gpus} ({parallelism})"
 
 
 def plan_tables(plan: PlanStatus) -> RenderableType:
@@ -75,7 +86,7 @@ def _verdict(plan: PlanStatus) -> Text:
 
 
 def _mix_table(plan: PlanStatus) -> Table:
-    sources = {(source.pool, source.tensor_parallel): source.source for source in plan.capacity_sources}
+    sources = {source.variant: source.source for source in plan.capacity_sources}
     table = columns("pool", "GPU")
     for name in ("replicas", "GPUs each", "$/hour", "used"):
         table.add_column(name, justify="right")
@@ -85,10 +96,10 @@ def _mix_table(plan: PlanStatus) -> Table:
             entry.pool,
             entry.gpu,
             str(entry.replicas),
-            str(entry.tensor_parallel),
+            _gpus_text(entry.parallelism),
             money(entry.cost_per_hour),
             f"{100 * entry.utilisation:.0f} %",
-            sources.get((entry.pool, entry.tensor_parallel), ""),
+            sources.get(entry.variant, ""),
         )
     return table
 
@@ -129,10 +140,10 @@ def _rejections_table(rejected: Sequence[PlanRejection]) -> Table:
     """Variants that are not in the mix; those of a pool with the same reason share a row."""
     table = columns("not in the mix", "because")
     table.add_column("")
-    ordered = sorted(rejected, key=lambda row: (row.pool, row.reason, row.tensor_parallel))
+    ordered = sorted(rejected, key=lambda row: (row.pool, row.reason, row.parallelism))
     for (pool, reason), rows in groupby(ordered, key=lambda row: (row.pool, row.reason)):
         same = list(rows)
-        sizes = ", ".join(str(row.tensor_parallel) for row in same)
+        sizes = ", ".join(_gpus_text(row.parallelism) for row in same)
         table.add_row(f"{pool} × {sizes}", reason, same[0].detail)
     return table
 

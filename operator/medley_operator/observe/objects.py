@@ -19,6 +19,7 @@ from medley_operator.api.llmservice import LLMService
 from medley_operator.api.llmservice_status import LLMServiceStatus
 from medley_operator.api.modelprofile import ModelProfile
 from medley_operator.workloads import naming
+from medley_planner.fleet import Parallelism
 
 Object = Mapping[str, Any]
 Key = tuple[str, str]
@@ -109,7 +110,7 @@ class DeploymentView:
     version: int = field(compare=False)
     owner_uid: str
     pool: str
-    tensor_parallel: int
+    parallelism: Parallelism
     replicas: int
     generation: int
     deleting: bool
@@ -265,12 +266,18 @@ def deployment_view(raw: Object) -> DeploymentView | None:
         version=_version(raw),
         owner_uid=next((owner["uid"] for owner in owners if owner.get("controller")), ""),
         pool=labels.get(naming.LABEL_POOL, ""),
-        tensor_parallel=_integer(labels.get(naming.LABEL_TENSOR_PARALLEL, "1")),
+        parallelism=_parallelism(labels),
         replicas=raw.get("spec", {}).get("replicas", 1),
         generation=metadata.get("generation", 0),
         deleting="deletionTimestamp" in metadata,
         service=labels[naming.LABEL_SERVICE],
     )
+
+
+def _parallelism(labels: Mapping[str, str]) -> Parallelism:
+    """The sizes that a Deployment's labels say; 1 where one is missing."""
+    names = (naming.LABEL_TENSOR_PARALLEL, naming.LABEL_PIPELINE_PARALLEL, naming.LABEL_DATA_PARALLEL)
+    return Parallelism(*(_integer(labels.get(name, "1")) for name in names))
 
 
 def service_view(raw: Object) -> ServiceView:

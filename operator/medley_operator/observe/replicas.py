@@ -61,6 +61,6 @@ def mix_of(deployments: Iterable[DeploymentView]) -> dict[Variant, int]:
     mix: dict[Variant, int] = {}
     for item in deployments:
         if item.replicas and not item.deleting:
-            variant = Variant(item.pool, item.tensor_parallel)
+            variant = Variant.of(item.pool, item.parallelism)
             mix[variant] = mix.get(variant, 0) + item.replicas
     return dict(sorted(mix.items()))

@@ -15,13 +15,14 @@ Argument = tuple[str, ...]
 """One argument with its values: `("--port", "8000")`, `("--enable-metrics",)`, or `("org/model",)` by its position."""
 
 _PLAN = "the plan chooses it; gpus.tensorParallel bounds the choice"
+_PIPELINE = "the plan chooses it; gpus.pipelineParallel bounds the choice"
+_DATA = "the plan chooses it; gpus.dataParallel bounds the choice"
 _MODEL = "set model.source"
 _NAME = "set model.name"
 _PORT = "set engine.port"
 _HOST = "pods listen on all of their addresses"
 _CONTEXT = "set model.maxContextTokens"
 _REVISION = "set model.source.huggingFace.revision"
-_ONE_GROUP = "replicas are added by the plan, not within a pod"
 _API_KEY = "the operator and the probes send none; authenticate in front of the Service"
 _TLS = "the operator and the probes speak plain HTTP; end TLS in front of the Service"
 _CONFIG_FILE = "give the arguments themselves, so that they can be checked"
@@ -31,12 +32,12 @@ _RESERVED: Mapping[str, Mapping[str, str]] = {
     "vllm": {
         "--api-key": _API_KEY,
         "--config": _CONFIG_FILE,
-        "--data-parallel-size": _ONE_GROUP,
+        "--data-parallel-size": _DATA,
         "--host": _HOST,
         "--max-model-len": _CONTEXT,
         "--model": _MODEL,
         "--nnodes": "a replica never spans nodes",
-        "--pipeline-parallel-size": _ONE_GROUP,
+        "--pipeline-parallel-size": _PIPELINE,
         "--port": _PORT,
         "--revision": _REVISION,
         "--root-path": _PATH_PREFIX,
@@ -46,24 +47,24 @@ _RESERVED: Mapping[str, Mapping[str, str]] = {
         "--ssl-keyfile": _TLS,
         "--tensor-parallel-size": _PLAN,
         "--uds": _HOST,
-        "-dp": _ONE_GROUP,
-        "-pp": _ONE_GROUP,
+        "-dp": _DATA,
+        "-pp": _PIPELINE,
         "-tp": _PLAN,
     },
     "sglang": {
         "--api-key": _API_KEY,
         "--config": _CONFIG_FILE,
         "--context-length": _CONTEXT,
-        "--data-parallel-size": _ONE_GROUP,
-        "--dp-size": _ONE_GROUP,
+        "--data-parallel-size": _DATA,
+        "--dp-size": _DATA,
         "--enable-metrics": "it is always on: drains are watched by it",
         "--fastapi-root-path": _PATH_PREFIX,
         "--host": _HOST,
         "--model-path": _MODEL,
         "--nnodes": "a replica never spans nodes",
-        "--pipeline-parallel-size": _ONE_GROUP,
+        "--pipeline-parallel-size": _PIPELINE,
         "--port": _PORT,
-        "--pp-size": _ONE_GROUP,
+        "--pp-size": _PIPELINE,
         "--revision": _REVISION,
         "--served-model-name": _NAME,
         "--ssl-certfile": _TLS,

@@ -11,6 +11,7 @@ from medley_operator.api.modelprofile import ModelProfile
 from medley_operator.workloads import naming
 from medley_operator.workloads.pod import placement, scrape_annotations
 from medley_operator.workloads.probes import SETTLE_S, grace_period_s, probes, settle_hook
+from medley_planner.fleet import Parallelism
 
 JsonObject = dict[str, Any]
 
@@ -29,13 +30,15 @@ class PodTemplateError(ValueError):
         self.problem = problem
 
 
-def custom_template(service: LLMService, pool: GPUPool, profile: ModelProfile, *, tensor_parallel: int) -> JsonObject:
+def custom_template(
+    service: LLMService, pool: GPUPool, profile: ModelProfile, *, parallelism: Parallelism
+) -> JsonObject:
     """The user's pod template with Medley's parts, but for the labels.
 
     Medley's are: the readiness gate, the pool's node selector and tolerations, the GPUs and variables of the engine's
     container. Where the user left them out, also: grace period, readiness and startup probe, the sleep before
     SIGTERM, scrape annotations. The variables MEDLEY_* say what the plan chose; `$(MEDLEY_TENSOR_PARALLEL)` in `args`
-    works.
+    works. MEDLEY_PIPELINE_PARALLEL and MEDLEY_DATA_PARALLEL are there where the service's `gpus` chooses such sizes.
 
     Raises:
         PodTemplateError: The template has no container, or a part of it has the wrong shape.
@@ -47,7 +50,7 @@ def custom_template(service: LLMService, pool: GPUPool, profile: ModelProfile, *
     spec["readinessGates"] = [*gates, {"conditionType": naming.GATE_SERVING}]
     grace_s = spec.setdefault("terminationGracePeriodSeconds", grace_period_s(service))
     container = _engine_container(spec)
-    _complete_container(container, service, pool, profile, tensor_parallel)
+    _complete_container(container, service, pool, profile, parallelism)
     if isinstance(grace_s, int) and grace_s > SETTLE_S:
         # The API server refuses a sleep that is longer than the grace period.
         lifecycle = _object(container, "lifecycle", "spec.containers[engine].lifecycle")
@@ -85,15 +88,15 @@ def _engine_container(spec: JsonObject) -> JsonObject:
 
 
 def _complete_container(
-    container: JsonObject, service: LLMService, pool: GPUPool, profile: ModelProfile, tensor_parallel: int
+    container: JsonObject, service: LLMService, pool: GPUPool, profile: ModelProfile, parallelism: Parallelism
 ) -> None:
     port = service.spec.engine.port
     at = "spec.containers[engine]"
     resources = _object(container, "resources", f"{at}.resources")
     for part in ("requests", "limits"):
         amounts = _object(resources, part, f"{at}.resources.{part}")
-        amounts[pool.spec.resource_name] = str(tensor_parallel)
-    own = _variables(service, pool, profile, tensor_parallel)
+        amounts[pool.spec.resource_name] = str(parallelism.gpus)
+    own = _variables(service, pool, profile, parallelism)
     own_names = {variable["name"] for variable in own}
     given = [item for item in _list(container, "env", f"{at}.env") if item.get("name") not in own_names]
     container["env"] = [*own, *given]
@@ -108,7 +111,7 @@ def _complete_container(
         container.setdefault("startupProbe", made["startupProbe"])
 
 
-def _variables(service: LLMService, pool: GPUPool, profile: ModelProfile, tensor_parallel: int) -> list[JsonObject]:
+def _variables(service: LLMService, pool: GPUPool, profile: ModelProfile, parallelism: Parallelism) -> list[JsonObject]:
     model = service.spec.model
     values = {
         "MEDLEY_GPU": pool.spec.gpu.type,
@@ -117,8 +120,13 @@ def _variables(service: LLMService, pool: GPUPool, profile: ModelProfile, tensor
         "MEDLEY_POOL": pool.name,
         "MEDLEY_PORT": str(service.spec.engine.port),
         "MEDLEY_SERVICE": service.name,
-        "MEDLEY_TENSOR_PARALLEL": str(tensor_parallel),
+        "MEDLEY_TENSOR_PARALLEL": str(parallelism.tensor),
     }
+    # Only where the service may choose among them: another variable is another template, and replaces every replica.
+    if service.spec.gpus.pipeline_parallel is not None:
+        values["MEDLEY_PIPELINE_PARALLEL"] = str(parallelism.pipeline)
+    if service.spec.gpus.data_parallel is not None:
+        values["MEDLEY_DATA_PARALLEL"] = str(parallelism.data)
     return [{"name": name, "value": value} for name, value in sorted(values.items())]
 
 

@@ -12,6 +12,7 @@ from medley_operator.workloads.custom import custom_template
 from medley_operator.workloads.ownership import owner_references
 from medley_operator.workloads.pod import engine_template
 from medley_operator.workloads.probes import startup_deadline_s
+from medley_planner.fleet import Parallelism
 
 JsonObject = dict[str, Any]
 
@@ -19,9 +20,9 @@ _SHORTEST_PROGRESS_DEADLINE_S = 600
 
 
 def deployment(
-    service: LLMService, pool: GPUPool, profile: ModelProfile, *, tensor_parallel: int, replicas: int
+    service: LLMService, pool: GPUPool, profile: ModelProfile, *, parallelism: Parallelism, replicas: int
 ) -> JsonObject:
-    """The Deployment that runs `replicas` replicas of `service` on `tensor_parallel` GPUs of `pool` each.
+    """The Deployment that runs `replicas` replicas of `service` on GPUs of `pool`, shared as `parallelism` says.
 
     Its name ends on a digest of the pod template: another image or argument is another Deployment, to which replicas
     are moved. The number of replicas, the price and the limits of a pool are no part of the template.
@@ -29,16 +30,16 @@ def deployment(
     Raises:
         PodTemplateError: A custom engine's pod template cannot be used; names the field.
     """
-    template = pod_template(service, pool, profile, tensor_parallel=tensor_parallel)
+    template = pod_template(service, pool, profile, parallelism=parallelism)
     labels: dict[str, str] = template["metadata"]["labels"]
     revision = labels[naming.LABEL_REVISION]
-    own_labels = {**naming.variant_labels(service.name, pool.name, tensor_parallel), naming.LABEL_REVISION: revision}
+    own_labels = {**naming.variant_labels(service.name, pool.name, parallelism), naming.LABEL_REVISION: revision}
     deadline_s = pool.spec.provisioning_seconds + startup_deadline_s(pool)
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": {
-            "name": naming.deployment_name(service.name, pool.name, tensor_parallel, revision),
+            "name": naming.deployment_name(service.name, pool.name, parallelism, revision),
             "namespace": service.namespace,
             "labels": own_labels,
             "ownerReferences": owner_references(service),
@@ -56,18 +57,18 @@ def deployment(
     }
 
 
-def pod_template(service: LLMService, pool: GPUPool, profile: ModelProfile, *, tensor_parallel: int) -> JsonObject:
+def pod_template(service: LLMService, pool: GPUPool, profile: ModelProfile, *, parallelism: Parallelism) -> JsonObject:
     """The pod template of a variant, with its labels and its revision.
 
     Raises:
         PodTemplateError: A custom engine's pod template cannot be used; names the field.
     """
     build = custom_template if service.spec.engine.type == "custom" else engine_template
-    template = build(service, pool, profile, tensor_parallel=tensor_parallel)
+    template = build(service, pool, profile, parallelism=parallelism)
     metadata = template["metadata"]
     labels = {
         **metadata.get("labels", {}),
-        **naming.variant_labels(service.name, pool.name, tensor_parallel),
+        **naming.variant_labels(service.name, pool.name, parallelism),
     }
     metadata["labels"] = labels
     metadata["labels"] = {**labels, naming.LABEL_REVISION: naming.revision(template)}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from medley_operator.api.modelprofile import Architecture
 from medley_operator.workloads.arguments import Argument
+from medley_planner.fleet import Parallelism
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Launch:
         context_tokens: Longest input and output together that a request may have.
         gpu_type: Type of the GPUs, as the pool names it.
         resource_name: The GPUs' name as a resource of the node; tells AMD's from NVIDIA's.
-        tensor_parallel: GPUs of the replica.
+        parallelism: How the replica's GPUs share the work.
         port: Port to serve on.
         drain_timeout_s: How long requests in flight may take to finish after SIGTERM.
     """
@@ -33,7 +34,7 @@ class Launch:
     context_tokens: int
     gpu_type: str
     resource_name: str
-    tensor_parallel: int
+    parallelism: Parallelism
     port: int
     drain_timeout_s: int
 

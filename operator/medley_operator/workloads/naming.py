@@ -10,6 +10,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from medley_planner.fleet import Parallelism
+
 GROUP = "medley.dev"
 """The API group, and the prefix of Medley's own labels and annotations."""
 
@@ -22,6 +24,9 @@ LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 LABEL_SERVICE = "medley.dev/service"
 LABEL_POOL = "medley.dev/pool"
 LABEL_TENSOR_PARALLEL = "medley.dev/tensor-parallel"
+LABEL_PIPELINE_PARALLEL = "medley.dev/pipeline-parallel"
+"""Left out where it is 1, as the next one: replicas that run keep their labels."""
+LABEL_DATA_PARALLEL = "medley.dev/data-parallel"
 LABEL_REVISION = "medley.dev/revision"
 
 MANAGED_BY = "medley"
@@ -48,13 +53,14 @@ MAX_LABEL_LENGTH = 63
 _DIGEST_CHARACTERS = 10
 
 
-def deployment_name(service: str, pool: str, tensor_parallel: int, revision: str) -> str:
+def deployment_name(service: str, pool: str, parallelism: Parallelism, revision: str) -> str:
     """The name of the Deployment of a service's variant at a revision: a DNS label, unique in the namespace.
 
     Dots become dashes, because pods take their host names from it; the revision, which covers the labels, keeps such
     names apart.
     """
-    return shortened(f"{service}-{pool}-tp{tensor_parallel}-{revision}".replace(".", "-"))
+    sizes = str(parallelism).replace("/", "-")
+    return shortened(f"{service}-{pool}-{sizes}-{revision}".replace(".", "-"))
 
 
 def service_labels(service: str) -> dict[str, str]:
@@ -62,14 +68,18 @@ def service_labels(service: str) -> dict[str, str]:
     return {LABEL_NAME: shortened(service), LABEL_MANAGED_BY: MANAGED_BY, LABEL_SERVICE: shortened(service)}
 
 
-def variant_labels(service: str, pool: str, tensor_parallel: int) -> dict[str, str]:
+def variant_labels(service: str, pool: str, parallelism: Parallelism) -> dict[str, str]:
     """The labels of a variant's Deployments and pods, but for the revision."""
-    return {
+    labels = {
         **service_labels(service),
         LABEL_COMPONENT: ENGINE_CONTAINER,
         LABEL_POOL: shortened(pool),
-        LABEL_TENSOR_PARALLEL: str(tensor_parallel),
+        LABEL_TENSOR_PARALLEL: str(parallelism.tensor),
     }
+    for label, size in ((LABEL_PIPELINE_PARALLEL, parallelism.pipeline), (LABEL_DATA_PARALLEL, parallelism.data)):
+        if size > 1:
+            labels[label] = str(size)
+    return labels
 
 
 def service_selector(service: str) -> dict[str, str]:

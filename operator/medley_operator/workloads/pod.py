@@ -15,6 +15,7 @@ from medley_operator.workloads.arguments import joined
 from medley_operator.workloads.engine import EngineRuntime, Launch
 from medley_operator.workloads.probes import grace_period_s, probes, settle_hook
 from medley_operator.workloads.volumes import HF_HOME, Volumes, engine_volumes, model_location
+from medley_planner.fleet import Parallelism
 
 JsonObject = dict[str, Any]
 
@@ -23,10 +24,12 @@ _RUNTIMES: Mapping[str, Callable[[Launch], EngineRuntime]] = MappingProxyType(
 )
 
 
-def engine_template(service: LLMService, pool: GPUPool, profile: ModelProfile, *, tensor_parallel: int) -> JsonObject:
+def engine_template(
+    service: LLMService, pool: GPUPool, profile: ModelProfile, *, parallelism: Parallelism
+) -> JsonObject:
     """The pod template of a replica, but for its labels."""
-    runtime = _RUNTIMES[service.spec.engine.type](_launch(service, pool, profile, tensor_parallel))
-    volumes = engine_volumes(service, tensor_parallel=tensor_parallel, home=runtime.home)
+    runtime = _RUNTIMES[service.spec.engine.type](_launch(service, pool, profile, parallelism))
+    volumes = engine_volumes(service, parallelism=parallelism, home=runtime.home)
     spec: JsonObject = {
         "automountServiceAccountToken": False,
         # A Service called `vllm` would otherwise become the variable VLLM_PORT, which vLLM takes for its own.
@@ -34,7 +37,7 @@ def engine_template(service: LLMService, pool: GPUPool, profile: ModelProfile, *
         "terminationGracePeriodSeconds": grace_period_s(service),
         "readinessGates": [{"conditionType": naming.GATE_SERVING}],
         "securityContext": _pod_security(runtime),
-        "containers": [_container(service, pool, runtime, volumes, tensor_parallel)],
+        "containers": [_container(service, pool, runtime, volumes, parallelism)],
         "volumes": volumes.volumes,
         **placement(pool),
     }
@@ -62,7 +65,7 @@ def scrape_annotations(service: LLMService) -> dict[str, str]:
     }
 
 
-def _launch(service: LLMService, pool: GPUPool, profile: ModelProfile, tensor_parallel: int) -> Launch:
+def _launch(service: LLMService, pool: GPUPool, profile: ModelProfile, parallelism: Parallelism) -> Launch:
     model = service.spec.model
     hub = model.effective_source.hugging_face
     architecture = profile.spec.architecture
@@ -76,14 +79,14 @@ def _launch(service: LLMService, pool: GPUPool, profile: ModelProfile, tensor_pa
         context_tokens=model.max_context_tokens or architecture.max_context_tokens,
         gpu_type=pool.spec.gpu.type,
         resource_name=pool.spec.resource_name,
-        tensor_parallel=tensor_parallel,
+        parallelism=parallelism,
         port=service.spec.engine.port,
         drain_timeout_s=service.spec.disruption.drain_timeout_seconds,
     )
 
 
 def _container(
-    service: LLMService, pool: GPUPool, runtime: EngineRuntime, volumes: Volumes, tensor_parallel: int
+    service: LLMService, pool: GPUPool, runtime: EngineRuntime, volumes: Volumes, parallelism: Parallelism
 ) -> JsonObject:
     engine = service.spec.engine
     container: JsonObject = {
@@ -92,7 +95,7 @@ def _container(
         "args": joined(runtime.arguments, engine.args or ()),
         "env": _environment(service, runtime),
         "ports": [{"name": naming.ENGINE_PORT, "containerPort": engine.port, "protocol": "TCP"}],
-        "resources": _resources(engine.resources, pool.spec.resource_name, tensor_parallel),
+        "resources": _resources(engine.resources, pool.spec.resource_name, parallelism.gpus),
         "lifecycle": settle_hook(),
         "securityContext": _container_security(runtime),
         "volumeMounts": volumes.mounts,

@@ -40,7 +40,7 @@ def arguments(launch: Launch) -> tuple[Argument, ...]:
         # SGLang's own default is 127.0.0.1, where no probe and no client reaches it.
         ("--host", "0.0.0.0"),  # noqa: S104
         ("--port", str(launch.port)),
-        ("--tp-size", str(launch.tensor_parallel)),
+        *_parallelism(launch),
         ("--context-length", str(launch.context_tokens)),
         ("--enable-metrics",),
     ]
@@ -51,3 +51,24 @@ def arguments(launch: Launch) -> tuple[Argument, ...]:
     if launch.architecture.key_value_data_type == "fp8":
         made.append(("--kv-cache-dtype", "fp8_e4m3"))
     return tuple(made)
+
+
+def _parallelism(launch: Launch) -> list[Argument]:
+    """How the GPUs share the work; SGLang's tensor parallel size counts the data parallel ranks that share experts.
+
+    With experts, each rank attends to requests of its own, and the experts are spread over all of a stage's GPUs.
+    Without, the ranks are whole copies, each of the tensor parallel size.
+    """
+    parallelism = launch.parallelism
+    made: list[Argument] = []
+    if parallelism.data > 1 and launch.architecture.experts is not None:
+        together = str(parallelism.tensor * parallelism.data)
+        made += [("--tp-size", together), ("--dp-size", str(parallelism.data)), ("--enable-dp-attention",)]
+        made.append(("--ep-size", together))
+    else:
+        made.append(("--tp-size", str(parallelism.tensor)))
+        if parallelism.data > 1:
+            made.append(("--dp-size", str(parallelism.data)))
+    if parallelism.pipeline > 1:
+        made.append(("--pp-size", str(parallelism.pipeline)))
+    return made

@@ -42,7 +42,7 @@ def arguments(launch: Launch) -> tuple[Argument, ...]:
         (launch.model,),
         ("--served-model-name", launch.served_name),
         ("--port", str(launch.port)),
-        ("--tensor-parallel-size", str(launch.tensor_parallel)),
+        *_parallelism(launch),
         ("--max-model-len", str(launch.context_tokens)),
         # Given, because vLLM's own default moved from 0.90 to 0.92 between releases, and plans count with this one.
         ("--gpu-memory-utilization", f"{MEMORY_SHARE:.2f}"),
@@ -55,3 +55,16 @@ def arguments(launch: Launch) -> tuple[Argument, ...]:
     if launch.architecture.key_value_data_type == "fp8":
         made.append(("--kv-cache-dtype", "fp8"))
     return tuple(made)
+
+
+def _parallelism(launch: Launch) -> list[Argument]:
+    """How the GPUs share the work; data parallel ranks share the experts, or without any are whole copies."""
+    parallelism = launch.parallelism
+    made: list[Argument] = [("--tensor-parallel-size", str(parallelism.tensor))]
+    if parallelism.pipeline > 1:
+        made.append(("--pipeline-parallel-size", str(parallelism.pipeline)))
+    if parallelism.data > 1:
+        made.append(("--data-parallel-size", str(parallelism.data)))
+        if launch.architecture.experts is not None:
+            made.append(("--enable-expert-parallel",))
+    return made

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from medley_operator.api.llmservice import LLMService
+from medley_planner.fleet import Parallelism
 
 MODEL_PATH = "/mnt/model"
 CACHE_PATH = "/mnt/cache"
@@ -31,12 +32,12 @@ class Volumes:
         self.mounts.append({"name": name, "mountPath": path, **({"readOnly": True} if read_only else {})})
 
 
-def engine_volumes(service: LLMService, *, tensor_parallel: int, home: str) -> Volumes:
+def engine_volumes(service: LLMService, *, parallelism: Parallelism, home: str) -> Volumes:
     """The volumes of a pod of the service.
 
     Args:
         service: The service.
-        tensor_parallel: GPUs of the replica; more than one exchange through shared memory.
+        parallelism: How the replica's GPUs share the work; more than one exchange through shared memory.
         home: Where the engine's user has its home; empty where the image has one.
     """
     made = Volumes()
@@ -48,7 +49,7 @@ def engine_volumes(service: LLMService, *, tensor_parallel: int, home: str) -> V
         made.add("cache", CACHE_PATH, _cache(service))
     if home:
         made.add("home", home, {"emptyDir": {}})
-    if tensor_parallel > 1:
+    if parallelism.gpus > 1:
         made.add("shared-memory", "/dev/shm", _shared_memory())  # noqa: S108
     return made
 

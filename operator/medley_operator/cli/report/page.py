@@ -121,17 +121,17 @@ class ServiceSection:
     @property
     def mix(self) -> tuple[MixRow, ...]:
         """Its replicas."""
-        sources = {(each.pool, each.tensor_parallel): each.source for each in self.plan.capacity_sources}
+        sources = {each.variant: each.source for each in self.plan.capacity_sources}
         return tuple(
             MixRow(
                 entry.pool,
                 entry.gpu,
                 f"{entry.replicas:,}",
-                replica_text(entry.tensor_parallel),
+                replica_text(entry.parallelism),
                 f"{entry.gpus:,}",
                 money(entry.cost_per_hour),
                 f"{100 * entry.utilisation:.0f} %",
-                sources.get((entry.pool, entry.tensor_parallel), ""),
+                sources.get(entry.variant, ""),
             )
             for entry in self.plan.entries
         )
@@ -140,7 +140,7 @@ class ServiceSection:
     def rejected(self) -> tuple[RejectionRow, ...]:
         """What is not in the mix."""
         return tuple(
-            RejectionRow(each.pool, replica_text(each.tensor_parallel), each.reason, each.detail)
+            RejectionRow(each.pool, replica_text(each.parallelism), each.reason, each.detail)
             for each in self.plan.rejected
         )
 
