@@ -129,7 +129,20 @@ def test_deep_nesting_is_refused_before_it_exhausts_the_stack() -> None:
 def test_aliases_cannot_multiply_without_end() -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]" for level in range(1, 12)]
-    assert "expands to more than" in refused("\n".join(lines)).message
+    assert "its aliases add more than 20,000 values" in refused("\n".join(lines)).message
+
+
+def test_a_large_file_is_no_repetition() -> None:
+    many = "\n---\n".join("a: [" + "1," * 5_000 + "]" for _ in range(10))
+    assert len(list(documents(many))) == 10
+
+
+def test_an_alias_is_what_it_stands_for() -> None:
+    assert only("a: &x [1, {b: 2}]\nc: *x\nd: [*x, *x]\n") == {
+        "a": [1, {"b": 2}],
+        "c": [1, {"b": 2}],
+        "d": [[1, {"b": 2}], [1, {"b": 2}]],
+    }
 
 
 def test_random_bytes_never_do_more_than_be_refused() -> None:

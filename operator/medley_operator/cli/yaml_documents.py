@@ -17,6 +17,9 @@ import yaml
 
 MAX_DEPTH = 64
 MAX_VALUES = 500_000
+MAX_REPEATED_VALUES = 20_000
+"""Values that aliases may add: nobody writes so many, and a few lines can ask for any number."""
+
 MAX_NUMBER_CHARACTERS = 64
 
 Path = tuple[str | int, ...]
@@ -61,7 +64,7 @@ def documents(text: str) -> Iterator[Document]:
     try:
         for node in _nodes(text):
             lines: dict[Path, int] = {(): node.start_mark.line + 1}
-            value = builder.build(node, (), lines)
+            value = builder.document(node, lines)
             if value is not None:
                 yield Document(value, lines)
     except yaml.MarkedYAMLError as error:
@@ -168,17 +171,33 @@ class _Builder:
     """Builds values from nodes; counts them over all documents of a file, so that aliases cannot multiply them."""
 
     values: int = 0
+    repeated: int = 0
     _open: set[int] = field(default_factory=set)
+    _built: set[int] = field(default_factory=set)
+    _repeating: int = 0
+
+    def document(self, node: yaml.Node, lines: dict[Path, int]) -> Any:
+        """The value of a document; aliases do not reach into another one, whose nodes may be gone."""
+        self._built.clear()
+        return self.build(node, (), lines)
 
     def build(self, node: yaml.Node, path: Path, lines: dict[Path, int]) -> Any:
+        """The value of a node."""
         self.values += 1
         if self.values > MAX_VALUES:
-            raise _error(node, f"expands to more than {MAX_VALUES:,} values")
+            raise _error(node, f"holds more than {MAX_VALUES:,} values")
+        if self._repeating:
+            self.repeated += 1
+            if self.repeated > MAX_REPEATED_VALUES:
+                raise _error(node, f"its aliases add more than {MAX_REPEATED_VALUES:,} values")
         if isinstance(node, yaml.ScalarNode):
             return _scalar(node)
         if id(node) in self._open or len(path) > MAX_DEPTH:
             raise _error(node, "contains itself")
+        again = id(node) in self._built
+        self._built.add(id(node))
         self._open.add(id(node))
+        self._repeating += again
         try:
             if isinstance(node, yaml.SequenceNode):
                 return self._sequence(node, path, lines)
@@ -186,6 +205,7 @@ class _Builder:
             return self._mapping(node, path, lines)
         finally:
             self._open.remove(id(node))
+            self._repeating -= again
 
     def _sequence(self, node: yaml.SequenceNode, path: Path, lines: dict[Path, int]) -> list[Any]:
         _check_tag(node, "seq")
