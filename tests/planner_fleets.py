@@ -7,7 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from medley_planner.capacity import MEMORY_TOO_SMALL, Capacity
-from medley_planner.fleet import FleetState, Objectives, Parallelism, Pool, ReplicaBounds, Service, Stock, Variant
+from medley_planner.fleet import (
+    Availability,
+    CapacityType,
+    FleetState,
+    Objectives,
+    Parallelism,
+    Pool,
+    ReplicaBounds,
+    Role,
+    Service,
+    Stock,
+    Variant,
+)
 from medley_planner.gpus import GPUType
 from medley_planner.models import ModelArchitecture
 from medley_planner.sizes import SizeHistogram
@@ -30,12 +42,14 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Rates:
-    """A capacity function that looks rates up: by GPU type and tensor parallel size, then by request size.
+    """A capacity function that looks rates up: by GPU type and tensor parallel size, and the role of replicas that
+    compute only a part of requests, then by request size.
 
-    What is not in the table cannot be served.
+    What is not in the table cannot be served. `places` is how many requests a replica holds at once, by GPU type.
     """
 
-    table: Mapping[tuple[str, int], Mapping[Size, float]] = field(hash=False)
+    table: Mapping[tuple[str, int] | tuple[str, int, Role], Mapping[Size, float]] = field(hash=False)
+    places: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def __call__(
         self,
@@ -43,16 +57,17 @@ class Rates:
         gpu: GPUType,
         parallelism: Parallelism,
         sizes: Sequence[Size],
+        role: Role = Role.SHARED,
         correction: float = 1.0,
         **_: object,
     ) -> tuple[Capacity, ...]:
-        rates = self.table.get((gpu.name, parallelism.tensor), {})
+        key = (gpu.name, parallelism.tensor) if role is Role.SHARED else (gpu.name, parallelism.tensor, role)
+        rates = self.table.get(key, {})
         return tuple(self._capacity(rates.get(size, 0.0), gpu, size).corrected(correction) for size in sizes)
 
-    @staticmethod
-    def _capacity(rate_rps: float, gpu: GPUType, size: Size) -> Capacity:
+    def _capacity(self, rate_rps: float, gpu: GPUType, size: Size) -> Capacity:
         if rate_rps > 0:
-            return Capacity(rate_rps, "", "", "measured")
+            return Capacity(rate_rps, "", "", "measured", self.places.get(gpu.name, 0.0))
         return Capacity(0.0, MEMORY_TOO_SMALL, f"{gpu.name} is too small for {size}", "measured")
 
 
@@ -144,4 +159,56 @@ def _random_service(rng: random.Random, name: str, pools: Sequence[str], sizes: 
         replicas=ReplicaBounds(minimum, rng.choice([None, None, None, minimum + rng.randint(0, 4)])),
         replicas_by_pool=by_pool,
         headroom=rng.choice([0.0, 0.1, 0.3]),
+    )
+
+
+def random_spread_fleet(rng: random.Random) -> tuple[FleetState, Rates]:
+    """A tiny fleet on spot, reserved and on-demand pools, with rules on how replicas are spread, room for queueing,
+    replicas that compute a part of requests, and a price cap of its own. Single GPUs only."""
+    disaggregated = rng.random() < 0.25
+    names = ["l", "m", "x"][: 2 if disaggregated else rng.choice([2, 3, 3])]
+    pools = tuple(_random_kind_of_pool(rng, name) for name in names)
+    sizes = [(100 * (k + 1), 50 * (k + 1)) for k in range(rng.randint(1, 3))]
+    table: dict[tuple[str, int] | tuple[str, int, Role], dict[Size, float]] = {}
+    for name in names:
+        table[name, 1] = {size: rng.uniform(0.4, 4.0) for size in sizes if rng.random() < 0.9}
+        for role in (Role.PREFILL, Role.DECODE):
+            table[name, 1, role] = {size: rng.uniform(1.0, 6.0) for size in sizes if rng.random() < 0.9}
+    rates = Rates(table, {name: rng.choice([0.0, 3.0, 20.0]) for name in names})
+    services = tuple(
+        _random_spread_service(rng, f"s{k}", sizes, disaggregated=disaggregated) for k in range(rng.choice([1, 1, 2]))
+    )
+    cap = rng.choice([None, None, rng.randint(100, 2500) / 100])
+    return FleetState(services, pools, max_cost_usd_per_hour=cap), rates
+
+
+def _random_kind_of_pool(rng: random.Random, name: str) -> Pool:
+    kind = rng.choice(list(CapacityType))
+    return pool(
+        name,
+        rng.randint(50, 900) / 100,
+        Stock.of(rng.choice([0, 2, 3, 4])),
+        load_time_s=rng.choice([0.0, 60.0, 600.0]),
+        capacity_type=kind,
+        interruptions_per_hour=rng.choice([0.0, 0.1, 1.0]) if kind is CapacityType.SPOT else 0.0,
+    )
+
+
+def _random_spread_service(rng: random.Random, name: str, sizes: Sequence[Size], *, disaggregated: bool) -> Service:
+    minimum = rng.choice([0, 1, 1, 2])
+    return service(
+        name,
+        rng.uniform(0.1, 3.0),
+        sizes=SizeHistogram.of(*((*size, rng.uniform(0.1, 1.0)) for size in sizes)),
+        max_cost_usd_per_hour=rng.choice([None, None, None, rng.randint(300, 2000) / 100]),
+        replicas=ReplicaBounds(minimum, rng.choice([None, None, None, minimum + rng.randint(0, 4)])),
+        headroom=rng.choice([0.0, 0.1]),
+        queueing_quantile=rng.choice([0.0, 0.0, 0.3, 0.8]),
+        interarrival_cv=rng.choice([1.0, 1.0, 2.0]),
+        availability=Availability(
+            spot_max_share=rng.choice([1.0, 1.0, 0.5, 0.4, 0.0]),
+            pool_max_share=rng.choice([1.0, 1.0, 0.67, 0.5]),
+            survivable_share=rng.choice([0.0, 0.0, 0.5, 1.0]),
+        ),
+        disaggregated=disaggregated,
     )

@@ -12,7 +12,7 @@ from medley_planner.fleet import Pool, Stock
 from medley_planner.memo import Memo
 from medley_planner.milp import Ending, Goal, Limits
 from medley_planner.problem import FleetProblem, stock_limits
-from medley_planner.split import split
+from medley_planner.split import split, survives
 from medley_planner.wording import listed, plural
 
 
@@ -59,6 +59,8 @@ def _lacks(each: Prepared, mix: tuple[int, ...], memo: Memo) -> str:
     for bounds in problem.pool_bounds:
         if by_pool.get(bounds.pool, 0) < bounds.minimum:
             return f"stock is short of the {plural(bounds.minimum, 'replica')} asked for in {bounds.pool} at least"
+    if not survives(problem, mix, memo):
+        return "stock is short of what must serve after the loss of a spot pool"
     return ""
 
 
