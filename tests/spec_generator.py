@@ -80,6 +80,8 @@ def llm_service(rng: random.Random, name: str) -> Manifest:
             spec[part] = make(rng)
     if rng.random() < 0.3:
         spec["mode"] = rng.choice(("Auto", "Recommend", "Paused"))
+    if rng.random() < 0.3:
+        spec["priority"] = rng.choice((-5, 0, 100))
     return _object("LLMService", name, spec)
 
 
@@ -104,9 +106,13 @@ def gpu_pool(rng: random.Random, name: str) -> Manifest:
         "limit": rng.choice((0, 8, 1000)),
         "provisioningSeconds": 300,
         "loadSeconds": 90,
+        "capacityType": rng.choice(("OnDemand", "Spot", "Reserved")),
         "exhaustion": {"pendingDeadlineSeconds": 30, "retryAfterSeconds": 60},
     }
-    return _object("GPUPool", name, spec | _some(rng, optional))
+    spec |= _some(rng, optional)
+    if spec.get("capacityType") == "Spot" and rng.random() < 0.5:
+        spec["interruptionsPerHour"] = rng.choice((0, 0.05, 3))
+    return _object("GPUPool", name, spec)
 
 
 def model_profile(rng: random.Random, name: str) -> Manifest:
@@ -194,7 +200,9 @@ def _workload(rng: random.Random) -> Manifest:
         {"histogram": entries},
         {"traceConfigMap": {"name": "trace", "key": "requests.csv"}},
     ]
-    return {"rate": rng.choice((0.5, 4, 32)), "sizes": rng.choice(sizes)}
+    return {"rate": rng.choice((0.5, 4, 32)), "sizes": rng.choice(sizes)} | _some(
+        rng, {"interarrivalCV": rng.choice((0, 1, 2.5))}
+    )
 
 
 def _engine(rng: random.Random) -> Manifest:
@@ -229,6 +237,8 @@ def _gpus(rng: random.Random) -> Manifest:
     ]
     optional = {
         "maxCostPerHour": rng.choice((0.5, 100)),
+        "maxSharePerPool": rng.choice((0.25, 1)),
+        "spot": _some(rng, {"maxShare": rng.choice((0, 0.5, 1)), "survivableShare": rng.choice((0, 0.8, 1))}),
         "tensorParallel": rng.sample((1, 2, 4, 8, 16), rng.randint(1, 5)),
     }
     return rng.choice(pools) | _some(rng, optional)
@@ -240,6 +250,7 @@ def _scaling(rng: random.Random) -> Manifest:
         "minReplicas": rng.randint(1, 3),
         "maxReplicas": rng.randint(3, 50),
         "headroom": rng.choice((0, 0.25, 0.999)),
+        "noWaitShare": rng.choice((0, 0.9, 0.999)),
     }
     return _some(rng, optional | {"pools": bounds})
 
@@ -386,9 +397,24 @@ SERVICE_MISTAKES: tuple[Mistake, ...] = (
     _bad("spec.scaling", {"pools": [{"name": "l4", "minReplicas": 2, "maxReplicas": 1}]}, "spec.scaling.pools[0]"),
     _bad("spec.disruption", {"drainTimeoutSeconds": 0}, "spec.disruption.drainTimeoutSeconds"),
     _bad("spec.disruption", {"minSavingsPercent": 101}, "spec.disruption.minSavingsPercent"),
+    _bad("spec.scaling", {"noWaitShare": 1}, "spec.scaling.noWaitShare"),
+    _bad("spec.scaling", {"noWaitShare": "0.9"}, "spec.scaling.noWaitShare"),
+    _bad("spec.workload.interarrivalCV", -1),
+    _bad("spec.workload.interarrivalCV", 1000),
+    _bad("spec.gpus", {"maxSharePerPool": 0}, "spec.gpus.maxSharePerPool"),
+    _bad("spec.gpus", {"maxSharePerPool": 1.5}, "spec.gpus.maxSharePerPool"),
+    _bad("spec.gpus", {"spot": {"maxShare": -0.1}}, "spec.gpus.spot.maxShare"),
+    _bad("spec.gpus", {"spot": {"maxShare": 50}}, "spec.gpus.spot.maxShare"),
+    _bad("spec.gpus", {"spot": {"survivableShare": 1.1}}, "spec.gpus.spot.survivableShare"),
+    _bad("spec.gpus", {"spot": 0.5}, "spec.gpus.spot"),
+    _bad("spec.priority", 1.5),
+    _bad("spec.priority", 10**12),
+    _bad("spec.priority", "high"),
     _bad("spec.mode", "auto"),
     _bad("spec.replicas", 3),
 )
+
+_POOL: Manifest = {"gpu": {"type": "L4"}, "gpusPerNode": 8, "pricePerGPUHour": 1}
 
 POOL_MISTAKES: tuple[Mistake, ...] = (
     _missing("spec.gpu"),
@@ -414,6 +440,16 @@ POOL_MISTAKES: tuple[Mistake, ...] = (
     _bad("spec.tolerations", [{"value": "b"}], "spec.tolerations[0]"),
     _bad("spec.tolerations", [{"key": "a", "operator": "In"}], "spec.tolerations[0].operator"),
     _bad("spec.tolerations", [{"key": "a", "tolerationSeconds": 3}], "spec.tolerations[0]"),
+    _bad("spec.capacityType", "spot"),
+    _bad("spec.capacityType", "Preemptible"),
+    _bad("spec", _POOL | {"interruptionsPerHour": 0.1}, "spec.interruptionsPerHour"),
+    _bad(
+        "spec",
+        _POOL | {"capacityType": "Reserved", "interruptionsPerHour": 1},
+        "spec.interruptionsPerHour",
+    ),
+    _bad("spec", _POOL | {"capacityType": "Spot", "interruptionsPerHour": -1}, "spec.interruptionsPerHour"),
+    _bad("spec", _POOL | {"capacityType": "Spot", "interruptionsPerHour": 3601}, "spec.interruptionsPerHour"),
     _bad("spec.exhaustion", {"pendingDeadlineSeconds": 0}, "spec.exhaustion.pendingDeadlineSeconds"),
 )
 

@@ -103,6 +103,15 @@ class Exhaustion(ApiModel):
 class GPUPoolSpec(ApiModel):
     """GPUs of one type, at one price."""
 
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="self.capacityType == 'Spot' || self.interruptionsPerHour == 0.0",
+            message="must be 0 unless capacityType is Spot",
+            field="interruptionsPerHour",
+            holds=lambda spec: spec.capacity_type == "Spot" or spec.interruptions_per_hour == 0,
+        ),
+    )
+
     gpu: GPUSpec
     """The type of the pool's GPUs."""
     gpus_per_node: Integer = Field(ge=1, le=64)
@@ -120,7 +129,14 @@ class GPUPoolSpec(ApiModel):
     )
     """Name of the GPUs as a resource of the node."""
     price_per_gpu_hour: Number = Field(alias="pricePerGPUHour", ge=0, le=100_000)
-    """Price of one GPU for one hour, in any currency that all pools share."""
+    """Price of one GPU for one hour, in any currency that all pools share. Of Reserved capacity, what it costs whether
+    it is used or not: plans use it as if it were free, and tell its price apart."""
+    capacity_type: Literal["OnDemand", "Spot", "Reserved"] = "OnDemand"
+    """How the GPUs are paid for. Spot: they may be taken away at any moment. Reserved: they are paid for whether they
+    are used or not."""
+    interruptions_per_hour: Number = Field(0, ge=0, le=3600)
+    """How often a Spot replica is taken away, on average: 0.05 is once in 20 hours. Each time a replacement is paid for
+    while it is provisioned and loads, which plans weigh; the price that is shown stays the real one."""
     limit: Integer | None = Field(None, ge=0, le=1_000_000)
     """At most so many GPUs are used here by all services together. Larger than what nodes hold: the rest is asked for,
     and a node autoscaler may provide it. Default: what the nodes hold."""

@@ -173,6 +173,9 @@ class Workload(ApiModel):
     """Arrivals, in requests per second."""
     sizes: Sizes
     """Joint distribution of input and output sizes of requests."""
+    interarrival_cv: Number = Field(1, alias="interarrivalCV", ge=0, le=100)
+    """Standard deviation of the times between arrivals over their mean: 1 for arrivals at random (Poisson), more for
+    bursts. Only scaling.noWaitShare looks at it."""
 
 
 class PoolSelector(ApiModel):
@@ -180,6 +183,16 @@ class PoolSelector(ApiModel):
 
     match_labels: Annotated[dict[LabelKey, LabelValue], Field(min_length=1, max_length=16)]
     """Labels that a GPUPool must have, all of them."""
+
+
+class Spot(ApiModel):
+    """How much may depend on capacity that can be taken away at any moment."""
+
+    max_share: Number = Field(1, ge=0, le=1)
+    """At most this share of the replicas is in Spot pools: 0.5 is one half, 0 is none."""
+    survivable_share: Number = Field(0, ge=0, le=1)
+    """After the loss of all replicas in any one Spot pool, the others still serve this share of the requests within the
+    objectives."""
 
 
 class GPUs(ApiModel):
@@ -194,7 +207,12 @@ class GPUs(ApiModel):
     pool_selector: PoolSelector | None = None
     """Labels of the GPUPools that may be used."""
     max_cost_per_hour: Number | None = Field(None, gt=0, le=1_000_000_000)
-    """Price cap: all replicas together cost no more per hour, in the currency of the pools' prices."""
+    """Price cap: all replicas together cost no more per hour, in the currency of the pools' prices. Reserved capacity
+    is paid for anyway and does not count."""
+    max_share_per_pool: Number = Field(1, gt=0, le=1)
+    """At most this share of the replicas is in any one pool: 0.5 spreads them over two pools at least."""
+    spot: Spot = Field(default_factory=Spot)
+    """How much may depend on capacity that can be taken away at any moment."""
     tensor_parallel: Annotated[
         tuple[TensorParallelSize, ...] | None,
         Field(min_length=1, max_length=5, json_schema_extra=SET_LIST),
@@ -245,6 +263,10 @@ class Scaling(ApiModel):
     """Bounds on the replicas in single pools."""
     headroom: Number = Field(0.1, ge=0, lt=1)
     """Share of every replica's capacity that is kept free, for bursts and failures: 0.1 is 10 %."""
+    no_wait_share: Number = Field(0, ge=0, lt=1)
+    """Also keep so much capacity free that this share of the requests need not wait for a place in a batch, by
+    estimate: 0.9 is nine of ten. The more replicas there are, the smaller the share of their capacity that this takes.
+    0 keeps nothing."""
 
 
 class Disruption(ApiModel):
@@ -275,6 +297,8 @@ class LLMServiceSpec(ApiModel):
     """Bounds on the number of replicas, and spare capacity."""
     disruption: Disruption = Field(default_factory=Disruption)
     """How replicas are moved under live traffic."""
+    priority: Integer = Field(0, ge=-1_000_000_000, le=1_000_000_000)
+    """Where GPUs or money do not suffice for all, services of higher priority are served first."""
     mode: Literal["Auto", "Recommend", "Paused"] = "Auto"
     """Auto: plan and act. Recommend: plan, show the plan in the status, touch nothing. Paused: neither plan nor act."""
 

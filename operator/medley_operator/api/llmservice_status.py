@@ -49,7 +49,11 @@ class PlanEntry(VariantRow):
     gpus: Integer = Field(ge=0)
     """GPUs of all these replicas."""
     cost_per_hour: Number
-    """Price of all these replicas for one hour."""
+    """What all these replicas add to the bill in one hour: their price, 0 where they are reserved."""
+    reserved_per_hour: Number | None = None
+    """Where they are reserved: their price for one hour, paid whether they are used or not."""
+    interruption_cost_per_hour: Number | None = None
+    """What interruptions of these replicas are expected to cost per hour. It decides, but is no part of the price."""
     utilisation: Number
     """Share of these replicas' capacity that the workload uses."""
 
@@ -104,14 +108,18 @@ class PlanStatus(StatusModel):
     )
     """Replicas by pool and parallelism."""
     cost_per_hour: Number
-    """Price of the mix for one hour."""
+    """What the mix adds to the bill in one hour: its price without what is reserved."""
+    reserved_per_hour: Number | None = None
+    """Price of its reserved replicas for one hour, paid whether they are used or not."""
+    interruption_cost_per_hour: Number | None = None
+    """What interruptions of Spot replicas are expected to cost per hour. It decides, but is no part of the price."""
     lower_bound: Number
-    """Proven: no mix of this service costs less per hour."""
+    """Proven: no mix of this service costs less per hour, interruptions included."""
     gap_percent: Number
-    """How far the price is at most from the cheapest possible, in percent of the price."""
+    """How far the mix is at most from the cheapest possible, in percent of what it costs, interruptions included."""
     outcome: Word
-    """How planning ended: Planned, StockShort, CostCapTooLow, ReplicaBoundsTooTight, NoGPUFits, Pinned or
-    SolverTimeLimit."""
+    """How planning ended: Planned, StockShort, FleetCostCapTooLow, CostCapTooLow, SpotShareTooLow, PoolShareTooLow,
+    SurvivableShareTooHigh, ReplicaBoundsTooTight, NoGPUFits, Pinned or SolverTimeLimit."""
     reason: Sentence
     """Why this mix, as a sentence."""
     served_percent: Number = 100.0
@@ -128,6 +136,8 @@ class PlanStatus(StatusModel):
     """Where the model's facts come from: the ModelProfile, or the catalogue where there is none."""
     nearest_feasible_cost_cap: Number | None = None
     """Where the price cap is too low: the lowest that would do."""
+    nearest_feasible_share: Number | None = None
+    """Where a share of replicas or of the requests cannot be kept: the nearest that can."""
 
 
 class ReplicasStatus(StatusModel):

@@ -19,7 +19,17 @@ from medley_operator.api.llmservice_status import (
     PlanStatus,
 )
 from medley_operator.api.resolve import ResolvedService
-from medley_planner.fleet import GROUP_SIZES, Objectives, Pool, ReplicaBounds, Service, Stock, Variant
+from medley_planner.fleet import (
+    GROUP_SIZES,
+    Availability,
+    CapacityType,
+    Objectives,
+    Pool,
+    ReplicaBounds,
+    Service,
+    Stock,
+    Variant,
+)
 from medley_planner.gpus import GPUType
 from medley_planner.result import Alternative, MixEntry, ServicePlan
 from medley_planner.wording import variant_text
@@ -59,6 +69,14 @@ def planner_service(
         replicas=ReplicaBounds(minimum=spec.scaling.min_replicas, maximum=spec.scaling.max_replicas),
         replicas_by_pool={bounds.name: _bounds(bounds) for bounds in spec.scaling.pools},
         headroom=spec.scaling.headroom,
+        queueing_quantile=spec.scaling.no_wait_share,
+        interarrival_cv=spec.workload.interarrival_cv,
+        priority=spec.priority,
+        availability=Availability(
+            spot_max_share=spec.gpus.spot.max_share,
+            pool_max_share=spec.gpus.max_share_per_pool,
+            survivable_share=spec.gpus.spot.survivable_share,
+        ),
         running=dict(running or {}),
         pinned=pinned,
     )
@@ -81,6 +99,8 @@ def planner_pool(pool: GPUPool, gpu: GPUType, stock: Stock, *, exhausted: str = 
         gpus_per_node=pool.spec.gpus_per_node,
         load_time_s=float(pool.spec.provisioning_seconds + pool.spec.load_seconds),
         exhausted=exhausted,
+        capacity_type=CapacityType(pool.spec.capacity_type),
+        interruptions_per_hour=pool.spec.interruptions_per_hour,
     )
 
 
@@ -126,6 +146,8 @@ def plan_status(plan: ServicePlan, gpu_types: Mapping[str, str], model_source: s
         mix=mix_text(plan.mix),
         entries=tuple(_entry(entry, gpu_types) for entry in plan.mix),
         cost_per_hour=_money(plan.cost_usd_per_hour),
+        reserved_per_hour=_some_money(plan.reserved_usd_per_hour),
+        interruption_cost_per_hour=_some_money(plan.risk_usd_per_hour),
         lower_bound=_money(plan.lower_bound_usd_per_hour),
         gap_percent=round(100 * plan.gap, 2),
         outcome=plan.outcome.value,
@@ -151,6 +173,7 @@ def plan_status(plan: ServicePlan, gpu_types: Mapping[str, str], model_source: s
         ),
         model_source=model_source,
         nearest_feasible_cost_cap=None if cap is None else math.ceil(cap * 1e4 - 1e-6) / 1e4,
+        nearest_feasible_share=plan.nearest_feasible_share,
     )
 
 
@@ -192,6 +215,8 @@ def _entry(entry: MixEntry, gpu_types: Mapping[str, str]) -> PlanEntry:
         replicas=entry.replicas,
         gpus=entry.gpus,
         cost_per_hour=_money(entry.cost_usd_per_hour),
+        reserved_per_hour=_some_money(entry.reserved_usd_per_hour),
+        interruption_cost_per_hour=_some_money(entry.risk_usd_per_hour),
         utilisation=round(entry.utilisation, 4),
     )
 
@@ -208,6 +233,11 @@ def _alternative(alternative: Alternative) -> PlanAlternative:
 
 def _money(amount: float) -> float:
     return round(amount, 4)
+
+
+def _some_money(amount: float) -> float | None:
+    """Money that is only worth telling where there is any."""
+    return _money(amount) or None
 
 
 def _clipped(sentence: str) -> str:
