@@ -25,6 +25,8 @@ PLAN = {
             "pool": "a100",
             "gpu": "A100-80GB",
             "tensorParallel": 1,
+            "pipelineParallel": 1,
+            "dataParallel": 1,
             "replicas": 1,
             "gpus": 1,
             "costPerHour": 3.43,
@@ -34,6 +36,8 @@ PLAN = {
             "pool": "l4",
             "gpu": "L4",
             "tensorParallel": 1,
+            "pipelineParallel": 1,
+            "dataParallel": 1,
             "replicas": 2,
             "gpus": 2,
             "costPerHour": 1.61,
@@ -49,10 +53,26 @@ PLAN = {
     "binding": [{"constraint": "stock", "subject": "l4", "detail": "one more l4 would save 0.20 $/h"}],
     "alternatives": [{"name": "only h100", "detail": "no stock"}],
     "rejected": [
-        {"pool": "h100", "tensorParallel": 1, "reason": "NoStock", "detail": "no GPU is free"},
-        {"pool": "h100", "tensorParallel": 2, "reason": "NoStock", "detail": "no GPU is free"},
+        {
+            "pool": "h100",
+            "tensorParallel": 1,
+            "pipelineParallel": 1,
+            "dataParallel": 1,
+            "reason": "NoStock",
+            "detail": "no GPU is free",
+        },
+        {
+            "pool": "h100",
+            "tensorParallel": 2,
+            "pipelineParallel": 1,
+            "dataParallel": 1,
+            "reason": "NoStock",
+            "detail": "no GPU is free",
+        },
     ],
-    "capacitySources": [{"pool": "l4", "tensorParallel": 1, "source": "roofline"}],
+    "capacitySources": [
+        {"pool": "l4", "tensorParallel": 1, "pipelineParallel": 1, "dataParallel": 1, "source": "roofline"}
+    ],
 }
 
 
