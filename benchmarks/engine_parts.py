@@ -80,9 +80,9 @@ async def compare(folder: Path, session: aiohttp.ClientSession, prompts: list[li
     """Tokens per second, TTFT and TPOT: one stream, and eight at once; two threads each."""
     results: dict[str, Any] = {}
     for name, changes in (
-        ("medley, batch-invariant", {"row_tile": 16, "threads": 2}),
-        ("medley, fast", {"row_tile": 1, "threads": 2}),
-        ("medley DP2, batch-invariant", {"row_tile": 16, "threads": 1, "data_parallel": 2}),
+        ("medley, batch-invariant", {"batch_invariant": True, "threads": 2}),
+        ("medley, fast", {"batch_invariant": False, "threads": 2}),
+        ("medley DP2, batch-invariant", {"batch_invariant": True, "threads": 1, "data_parallel": 2}),
     ):
         engine = Engine(folder, session, keep_standbys=False, blocks_per_rank=256, **{"data_parallel": 1, **changes})
         try:

@@ -26,7 +26,7 @@ _HELP = {
     "tensor_parallel": "ranks per group; fixed for the engine's life",
     "shared_domain": "ranks share one memory (CPUs of a node); --no-shared-domain gives each its own, as GPUs have",
     "dtype": "float32, float64 or bfloat16",
-    "row_tile": "16 makes every token independent of its batch, bit for bit; 1 is faster",
+    "batch_invariant": "every token is independent of its batch, bit for bit; --no-batch-invariant is faster",
     "auto_scale": "follow the load estimator's advice",
 }
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from medley_engine.config import DTYPE_BYTES, ModelConfig, Topology, check_tensor_parallel
+from medley_engine.config import DTYPE_BYTES, Latent, ModelConfig, Topology, check_tensor_parallel
 from medley_engine.placement import Placement
 
 ALIGNMENT_BYTES = 64
@@ -136,26 +136,55 @@ class Layout:
     def _dense(self, layer: int, shard: int) -> Item:
         c, pack, shards = self.config, _Packer(self.dtype), self.tensor_parallel
         prefix = f"model.layers.{layer}"
-        query, key_value = c.heads * c.head_dim, c.kv_heads * c.head_dim
         pack.add(f"{prefix}.input_layernorm.weight", (c.hidden_size,))
-        for name, width in (("q", query), ("k", key_value), ("v", key_value)):
-            pack.add(f"{prefix}.self_attn.{name}_proj.weight", (width, c.hidden_size), 0, shard, shards)
-            if c.qkv_bias:
-                pack.add(f"{prefix}.self_attn.{name}_proj.bias", (width,), 0, shard, shards)
-        pack.add(f"{prefix}.self_attn.o_proj.weight", (c.hidden_size, query), 1, shard, shards)
-        if c.qkv_bias:
-            pack.add(f"{prefix}.self_attn.o_proj.bias", (c.hidden_size,))
-        if c.qk_norm != "none":
-            for name, width in (("q", query), ("k", key_value)):
-                pack.add(f"{prefix}.self_attn.{name}_norm.weight", (c.head_dim if c.qk_norm == "head" else width,))
+        if c.latent is not None:
+            self._latent_attention(pack, f"{prefix}.self_attn", c.latent, shard)
+        else:
+            self._attention(pack, f"{prefix}.self_attn", shard)
         pack.add(f"{prefix}.post_attention_layernorm.weight", (c.hidden_size,))
         if layer in c.dense_layers:
-            for name, dim in (("gate", 0), ("up", 0), ("down", 1)):
-                shape = (c.dense_width, c.hidden_size) if dim == 0 else (c.hidden_size, c.dense_width)
-                pack.add(f"{prefix}.mlp.{name}_proj.weight", shape, dim, shard, shards)
+            self._mlp(pack, f"{prefix}.mlp", c.dense_width, shard)
         else:
             pack.add(f"{prefix}.{c.router_name}.weight", (c.experts, c.hidden_size))
+            if c.shared_width:
+                self._mlp(pack, f"{prefix}.mlp.shared_experts", c.shared_width, shard)
         return pack.item(dense_key(layer, shard), layer, None, self.page_bytes)
+
+    def _attention(self, pack: _Packer, prefix: str, shard: int) -> None:
+        c, shards = self.config, self.tensor_parallel
+        query, key_value = c.heads * c.head_dim, c.kv_heads * c.head_dim
+        for name, width in (("q", query), ("k", key_value), ("v", key_value)):
+            pack.add(f"{prefix}.{name}_proj.weight", (width, c.hidden_size), 0, shard, shards)
+            if c.qkv_bias:
+                pack.add(f"{prefix}.{name}_proj.bias", (width,), 0, shard, shards)
+        pack.add(f"{prefix}.o_proj.weight", (c.hidden_size, query), 1, shard, shards)
+        if c.qkv_bias:
+            pack.add(f"{prefix}.o_proj.bias", (c.hidden_size,))
+        if c.qk_norm != "none":
+            for name, width in (("q", query), ("k", key_value)):
+                pack.add(f"{prefix}.{name}_norm.weight", (c.head_dim if c.qk_norm == "head" else width,))
+
+    def _latent_attention(self, pack: _Packer, prefix: str, latent: Latent, shard: int) -> None:
+        """Each shard has its heads' part of what is made from the latent vectors, and all of what makes these."""
+        c, shards = self.config, self.tensor_parallel
+        queries = c.heads * latent.query_dim
+        if latent.q_rank is None:
+            pack.add(f"{prefix}.q_proj.weight", (queries, c.hidden_size), 0, shard, shards)
+        else:
+            pack.add(f"{prefix}.q_a_proj.weight", (latent.q_rank, c.hidden_size))
+            pack.add(f"{prefix}.q_a_layernorm.weight", (latent.q_rank,))
+            pack.add(f"{prefix}.q_b_proj.weight", (queries, latent.q_rank), 0, shard, shards)
+        pack.add(f"{prefix}.kv_a_proj_with_mqa.weight", (latent.kv_rank + latent.rope_dim, c.hidden_size))
+        pack.add(f"{prefix}.kv_a_layernorm.weight", (latent.kv_rank,))
+        expanded = c.heads * (latent.nope_dim + latent.value_dim)
+        pack.add(f"{prefix}.kv_b_proj.weight", (expanded, latent.kv_rank), 0, shard, shards)
+        pack.add(f"{prefix}.o_proj.weight", (c.hidden_size, c.heads * latent.value_dim), 1, shard, shards)
+
+    def _mlp(self, pack: _Packer, prefix: str, width: int, shard: int) -> None:
+        hidden = self.config.hidden_size
+        for name, dim in (("gate", 0), ("up", 0), ("down", 1)):
+            shape = (width, hidden) if dim == 0 else (hidden, width)
+            pack.add(f"{prefix}.{name}_proj.weight", shape, dim, shard, self.tensor_parallel)
 
     def _expert(self, layer: int, expert: int) -> Item:
         c, pack = self.config, _Packer(self.dtype)

@@ -22,7 +22,13 @@ _FAMILY: dict[str, dict[str, Any]] = {
     "qwen3_moe": {"architectures": ["Qwen3MoeForCausalLM"], "norm_topk_prob": True, "decoder_sparse_step": 1},
     "mixtral": {"architectures": ["MixtralForCausalLM"], "sliding_window": None},
     "olmoe": {"architectures": ["OlmoeForCausalLM"], "norm_topk_prob": False, "clip_qkv": None},
-}
+    "deepseek_v2": {
+        "architectures": ["DeepseekV2ForCausalLM"], "first_k_dense_replace": 1, "n_shared_experts": 1,
+        "q_lora_rank": 24, "kv_lora_rank": 16, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 12,
+        "topk_method": "greedy", "n_group": None, "topk_group": None, "routed_scaling_factor": 1.5,
+    },
+}  # fmt: skip
+_EXPERTS = {"mixtral": "num_local_experts", "deepseek_v2": "n_routed_experts"}
 _TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}<assistant>"
 
 
@@ -42,13 +48,15 @@ def model_config(
     dtype: str = "float32",
     **extra: Any,
 ) -> dict[str, Any]:
-    """A ``config.json`` of a family (qwen3_moe, mixtral, olmoe)."""
-    counted = {"num_local_experts" if family == "mixtral" else "num_experts": experts}
+    """A ``config.json`` of a family (qwen3_moe, mixtral, olmoe, deepseek_v2)."""
+    counted = {_EXPERTS.get(family, "num_experts"): experts}
     width = {"moe_intermediate_size": expert_width, "intermediate_size": expert_width * 2}
-    if family != "qwen3_moe":
+    if family in ("mixtral", "olmoe"):
         width = {"intermediate_size": expert_width}
-    if family != "olmoe":
+    if family in ("qwen3_moe", "mixtral"):
         width["head_dim"] = head_dim
+    if family == "deepseek_v2":
+        kv_heads = heads
     return {
         "model_type": family, **_FAMILY[family], "num_hidden_layers": layers, "hidden_size": hidden,
         "num_attention_heads": heads, "num_key_value_heads": kv_heads, "num_experts_per_tok": experts_per_token,

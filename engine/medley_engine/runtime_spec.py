@@ -22,7 +22,7 @@ class RankSpec:
     chunk_tokens: int = 32
     budget_tokens: int = 128
     max_running: int = 64
-    row_tile: int = 16
+    batch_invariant: bool = True
     threads: int = 1
     zero_copy: bool = True
     page_remap: bool = True

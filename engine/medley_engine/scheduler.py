@@ -79,7 +79,7 @@ class Sequence:
 @dataclass(frozen=True, slots=True)
 class Slice:
     """Part of a step: tokens ``[start, start + count)`` of a sequence. ``sample`` tells that the last one yields a
-    new token.
+    new token, ``decoding`` that they come after the prompt.
     """
 
     id: str
@@ -87,6 +87,7 @@ class Slice:
     tokens: tuple[int, ...]
     blocks: tuple[int, ...]
     sample: bool
+    decoding: bool = False
 
     @property
     def count(self) -> int:
@@ -232,4 +233,11 @@ class Scheduler:
     def _slice(self, sequence: Sequence, count: int) -> Slice:
         start = sequence.computed
         tokens = tuple(sequence.token(i) for i in range(start, start + count))
-        return Slice(sequence.id, start, tokens, tuple(sequence.blocks), sample=start + count == sequence.length)
+        return Slice(
+            sequence.id,
+            start,
+            tokens,
+            tuple(sequence.blocks),
+            sample=start + count == sequence.length,
+            decoding=start >= len(sequence.prompt),
+        )

@@ -89,7 +89,15 @@ class Ranks:
 
 @pytest.mark.parametrize(
     ("family", "data", "tensor"),
-    [("qwen3_moe", 1, 1), ("mixtral", 2, 1), ("olmoe", 3, 1), ("qwen3_moe", 2, 2), ("mixtral", 1, 2)],
+    [
+        ("qwen3_moe", 1, 1),
+        ("mixtral", 2, 1),
+        ("olmoe", 3, 1),
+        ("deepseek_v2", 2, 1),
+        ("qwen3_moe", 2, 2),
+        ("mixtral", 1, 2),
+        ("deepseek_v2", 1, 2),
+    ],
 )
 def test_tokens_are_those_of_transformers(checkpoint, reference, tmp_path, family, data, tensor):
     folder = checkpoint(family)
@@ -97,25 +105,39 @@ def test_tokens_are_those_of_transformers(checkpoint, reference, tmp_path, famil
     assert got == [reference(folder, prompt, 10) for prompt in PROMPTS]
 
 
+YARN = {
+    "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "rope_theta": 10000.0,
+    "beta_fast": 32, "beta_slow": 1,
+}  # fmt: skip
+GROUPS = {"topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2}
+
+
 @pytest.mark.parametrize(
-    "extra",
-    [{"mlp_only_layers": [1], "intermediate_size": 96}, {"use_sliding_window": True, "sliding_window": 24}],
-    ids=["a dense layer", "a sliding window"],
+    ("family", "extra"),
+    [
+        ("qwen3_moe", {"mlp_only_layers": [1], "intermediate_size": 96}),
+        ("mixtral", {"sliding_window": 24}),
+        ("qwen3_moe", {"rope_parameters": YARN}),
+        ("deepseek_v2", {"rope_parameters": {**YARN, "mscale": 0.7, "mscale_all_dim": 0.9}, "q_lora_rank": None}),
+        ("deepseek_v2", {**GROUPS, "first_k_dense_replace": 0}),
+    ],
+    ids=["a dense layer", "a sliding window", "yarn", "deepseek with yarn", "deepseek with groups"],
 )
-def test_variants_of_the_family_too(checkpoint, reference, tmp_path, extra):
-    folder = checkpoint("mixtral", sliding_window=24) if "sliding_window" in extra else checkpoint("qwen3_moe", **extra)
+def test_variants_of_the_family_too(checkpoint, reference, tmp_path, family, extra):
+    folder = checkpoint(family, **extra)
     got = Ranks(folder, tmp_path, Topology(2)).generate(PROMPTS, 6)
     assert got == [reference(folder, prompt, 6) for prompt in PROMPTS]
 
 
-def test_float32_tokens_do_not_depend_on_company_ranks_or_placement(checkpoint, tmp_path):
+@pytest.mark.parametrize("family", ["qwen3_moe", "deepseek_v2"])
+def test_float32_tokens_do_not_depend_on_company_ranks_or_placement(checkpoint, tmp_path, family):
     """The same bits alone and in a batch, on one, two and three ranks, with copies of experts and without remapping."""
-    folder = checkpoint("qwen3_moe", dtype="float32", hidden=128, heads=8)
+    folder = checkpoint(family, dtype="float32", hidden=128, heads=8)
     alone = [Ranks(folder, tmp_path, Topology(1), dtype="float32").generate([p], 16)[0] for p in PROMPTS]
     together = Ranks(folder, tmp_path, Topology(1), dtype="float32").generate(PROMPTS, 16)
     spread = Ranks(folder, tmp_path, Topology(3), dtype="float32").generate(PROMPTS, 16)
     slots = ((0, 1, 2, 3, 7), (3, 4, 5, 6, 7))
-    copies = Placement((slots,) * 3)
+    copies = Placement((slots,) * (3 if family == "qwen3_moe" else 2))
     copied = Ranks(
         folder, tmp_path, Topology(2), dtype="float32", placement=copies, options=AttachOptions(page_remap=False)
     ).generate(PROMPTS, 16)

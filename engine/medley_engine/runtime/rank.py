@@ -191,9 +191,11 @@ class Rank:
                 os.close(fd)
         placement = parse_placement(reply["placement"])
         self.model = MoeModel(
-            self.layout.config, self.weights, self.cache, placement, self.comm, row_tile=self.spec.row_tile
+            self.layout.config, self.weights, self.cache, placement, self.comm, invariant=self.spec.batch_invariant
         )
         self.config_name, self.capacity, self.draining = name, int(reply["kvCapacity"]), False
+        # What was leased or given back before concerned blocks of the last attachment, which ended with it.
+        self._lease_news, self._release_news = [], []
         self.scheduler = self._new_scheduler()
         self.scheduler.free = list(reply["blocks"])
         seconds = {"ask": asked - start, "mapKv": time.perf_counter() - mapped, **self.weights.seconds}
@@ -233,9 +235,9 @@ class Rank:
         shared = json.loads(self.comm.from_leader(json.dumps(blocks).encode()))
         if not self.leads and shared and not set(shared) <= set(self._blocks_held()):
             self.manager.call("kv_lease", holder=self.spec.holder, exactly=shared)
-        batch = [Slice("warm", 0, (0,), tuple(shared), sample=True)] if shared else []
-        self.model.forward(batch, row_tile=1)
-        self.model.expert_tokens.zero_()
+        batch = [Slice("warm", 0, (0,), tuple(shared), sample=True, decoding=True)] if shared else []
+        self.model.forward(batch)
+        self.model.experts.tokens.zero_()
         self._reply(frame, seconds={"warm": time.perf_counter() - start})
 
     def _blocks_held(self) -> list[int]:
@@ -275,7 +277,7 @@ class Rank:
         self._return_surplus()
 
     def _loads(self, frame: wire.Frame) -> None:
-        tokens = self.model.expert_tokens.tolist() if self.model is not None else []
+        tokens = self.model.experts.tokens.tolist() if self.model is not None else []
         self._reply(frame, tokens=tokens)
 
     def _orphan(self, _frame: wire.Frame) -> None:
@@ -347,7 +349,10 @@ class Rank:
             self.manager.call("kv_release", holder=self.spec.holder, blocks=told["release"])
         if told["lease"]:
             self.manager.call("kv_lease", holder=self.spec.holder, exactly=told["lease"])
-        return [Slice(p["id"], p["start"], tuple(p["tokens"]), tuple(p["blocks"]), p["sample"]) for p in told["batch"]]
+        return [
+            Slice(p["id"], p["start"], tuple(p["tokens"]), tuple(p["blocks"]), p["sample"], p["decoding"])
+            for p in told["batch"]
+        ]
 
     def _lease_more(self) -> None:
         wanted = self.scheduler.wanted_blocks()

@@ -167,23 +167,24 @@ def _experts(
 
 
 class KvCache:
-    """The rank's window on its KV pool: (blocks, layers, 2, block tokens, heads, head size), a block contiguous.
+    """The rank's window on its KV pool: (blocks, layers, sides, block tokens, heads, size), a block contiguous. The sides
+    are keys and values, or one latent vector from which both are made.
 
     The window spans more blocks than are lent today, since the pool may grow while an instance runs.
     """
 
     def __init__(self, fd: int, layout: Layout, block_tokens: int, block_bytes: int, max_blocks: int = 1 << 16) -> None:
         config, dtype = layout.config, TORCH_DTYPE[layout.dtype]
-        heads = config.kv_heads // layout.tensor_parallel
+        sides, heads, size = config.kv_shape(layout.tensor_parallel)
         self.block_tokens = block_tokens
         self._mapped = VirtualRange(block_bytes * max_blocks)
         self._mapped.map(fd, 0, 0, block_bytes * max_blocks, writable=True)
         flat: Any = torch.frombuffer(self._mapped.buffer(), dtype=dtype)
-        token = heads * config.head_dim
+        token = heads * size
         side = block_tokens * token
         self.blocks: torch.Tensor | None = flat.as_strided(
-            (max_blocks, config.layers, 2, block_tokens, heads, config.head_dim),
-            (block_bytes // dtype.itemsize, 2 * side, side, token, config.head_dim, 1),
+            (max_blocks, config.layers, sides, block_tokens, heads, size),
+            (block_bytes // dtype.itemsize, sides * side, side, token, size, 1),
         )
 
     def close(self) -> None:

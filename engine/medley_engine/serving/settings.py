@@ -28,7 +28,7 @@ class Settings:
     budget_tokens: int = 128
     max_running: int = 32
     max_queue: int = 256
-    row_tile: int = 16
+    batch_invariant: bool = True
     threads: int = 1
     standbys: int = 2
     spare_experts: int = 0
