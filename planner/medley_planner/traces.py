@@ -4,9 +4,11 @@ Layouts, told apart by their header:
 
 - Azure LLM inference traces: `TIMESTAMP,ContextTokens,GeneratedTokens`, with dates
 - Mooncake: `timestamp_ms,input_length,output_length`, or JSON lines with `timestamp` (milliseconds) in its place
-- BurstGPT: `Timestamp,…,Request tokens,Response tokens,…`, seconds; with or without session and elapsed time
+- BurstGPT: `Timestamp,Session ID,Elapsed time,Model,Request tokens,Response tokens,Total tokens,Log Type`, seconds;
+  older files have neither session nor elapsed time
 - plain: `arrival_s,input_tokens,output_tokens`
 
+Other columns may be there; requests can be chosen by them (BurstGPT's `Model` and `Log Type`, say).
 Opening and unpacking files is the caller's.
 """
 
@@ -16,13 +18,23 @@ import csv
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from medley_planner.arrivals import Arrivals, arrivals
 from medley_planner.sizes import MAX_TOKENS
+
+MAX_ARRIVAL_S = 1e11
+"""Latest time that is taken for one, in seconds since any moment; more is a mistake in the data."""
+
+MAX_NAMED = 8
+"""Values that an error names at most."""
+
+MAX_SHOWN = 200
+"""Characters of a value that an error shows at most."""
 
 
 class TraceError(ValueError):
@@ -65,9 +77,17 @@ class Trace:
 
     @property
     def interarrival_cv(self) -> float:
-        """Standard deviation of times between arrivals over their mean (Poisson: 1); NaN where all arrive at once."""
-        gaps = np.diff(self.arrivals_s)
-        return float(gaps.std() / gaps.mean()) if self.span_s > 0 else math.nan
+        """Standard deviation of times between arrivals over their mean (Poisson: 1); NaN where all arrive at once.
+
+        Of timestamps on a grid, `arrivals` tells more.
+        """
+        gap_cv = self.arrivals.gap_cv
+        return math.nan if gap_cv is None else gap_cv
+
+    @property
+    def arrivals(self) -> Arrivals:
+        """How the requests arrive: rate, burstiness, and whether timestamps lie on a grid."""
+        return arrivals(self.arrivals_s)
 
     def input_percentile(self, percent: float) -> float:
         """The input size that so many per cent of the requests do not exceed (interpolated)."""
@@ -109,12 +129,18 @@ _Row = tuple[int, dict[str, str]]
 """A line's number and its values by column."""
 
 
-def read_trace(lines: Iterable[str]) -> Trace:
+def read_trace(lines: Iterable[str], *, where: Mapping[str, str] | None = None) -> Trace:
     """The requests of a trace in any of the layouts above; blank lines are passed over.
+
+    Args:
+        lines: The trace's lines.
+        where: Values by column that a request must have to count, such as `{"Model": "GPT-4"}`.
 
     Raises:
         TraceError: The layout is unknown, a value is missing or impossible, or no request is left.
     """
+    wanted = dict(where or {})
+    passed_over: dict[str, set[str]] = {column: set() for column in wanted}
     rows = _rows(lines)
     first = next(rows, None)
     if first is None:
@@ -126,6 +152,8 @@ def read_trace(lines: Iterable[str]) -> Trace:
     last_line = 1
     for row in itertools.chain([first], rows):
         last_line = row[0]
+        if not _is_wanted(row, wanted, passed_over):
+            continue
         arrival_s = _arrival(row, layout)
         size = (_tokens(row, layout.input), _tokens(row, layout.output))
         if 0 in size:
@@ -134,8 +162,24 @@ def read_trace(lines: Iterable[str]) -> Trace:
         arrivals_s.append(arrival_s)
         sizes.append(size)
     if not sizes:
-        raise TraceError(last_line, "no request has both input and output tokens")
+        seen = "; ".join(_seen(column, wanted[column], values) for column, values in passed_over.items() if values)
+        raise TraceError(last_line, f"no request has both input and output tokens{seen and f' and {seen}'}")
     return _in_order(arrivals_s, sizes, failed)
+
+
+def _is_wanted(row: _Row, wanted: Mapping[str, str], passed_over: Mapping[str, set[str]]) -> bool:
+    """Whether a request is to be counted; the values for which it is not are remembered, a few of each column."""
+    for column, value in wanted.items():
+        found = _value(row, column)
+        if found != value:
+            if len(passed_over[column]) < MAX_NAMED:
+                passed_over[column].add(found[:40])
+            return False
+    return True
+
+
+def _seen(column: str, wanted: str, values: set[str]) -> str:
+    return f"{column} {wanted!r} (it has {', '.join(repr(value) for value in sorted(values))})"
 
 
 def _in_order(arrivals_s: list[float], sizes: list[tuple[int, int]], failed: int) -> Trace:
@@ -163,14 +207,21 @@ def _json_row(numbered: tuple[int, str]) -> _Row:
         values = json.loads(line)
     except json.JSONDecodeError as error:
         raise TraceError(number, f"is not JSON: {error.msg}") from error
+    except (ValueError, RecursionError) as error:
+        raise TraceError(number, "is no JSON that can be read: a number too long, or nested too deep") from error
     if not isinstance(values, dict):
         raise TraceError(number, "is not a JSON object")
-    return number, {str(column): json.dumps(value) for column, value in values.items()}
+    return number, {
+        str(column): value if isinstance(value, str) else json.dumps(value) for column, value in values.items()
+    }
 
 
 def _csv_rows(numbered: Iterator[tuple[int, str]]) -> Iterator[_Row]:
     number, line = next(numbered)
     header = _csv_values(number, line.removeprefix("\ufeff"))
+    twice = sorted({column for column in header if header.count(column) > 1})
+    if twice:
+        raise TraceError(number, "is there twice", twice[0])
     for number, line in numbered:
         values = _csv_values(number, line)
         if len(values) != len(header):
@@ -191,7 +242,13 @@ def _layout(first: _Row) -> _Layout:
         if {layout.arrival, layout.input, layout.output} <= values.keys():
             return layout
     known = "; ".join(f"{layout.arrival}, {layout.input}, {layout.output}" for layout in _LAYOUTS)
-    raise TraceError(number, f"the columns {', '.join(values)} are of no known trace (known: {known})")
+    columns = ", ".join(values)
+    shown = columns if len(columns) <= MAX_SHOWN else f"{columns[:MAX_SHOWN]}…"
+    raise TraceError(number, f"the columns {shown} are of no known trace (known: {known})")
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…")
 
 
 def _value(row: _Row, column: str) -> str:
@@ -206,9 +263,9 @@ def _arrival(row: _Row, layout: _Layout) -> float:
     try:
         arrival_s = layout.seconds(text)
     except ValueError as error:
-        raise TraceError(row[0], f"must be a time, is {text!r}", layout.arrival) from error
-    if not math.isfinite(arrival_s):
-        raise TraceError(row[0], f"must be a time, is {text!r}", layout.arrival)
+        raise TraceError(row[0], f"must be a time, is {_shown(text)}", layout.arrival) from error
+    if not 0 <= arrival_s <= MAX_ARRIVAL_S:
+        raise TraceError(row[0], f"must be a time, is {_shown(text)}", layout.arrival)
     return arrival_s
 
 
@@ -217,7 +274,7 @@ def _tokens(row: _Row, column: str) -> int:
     try:
         tokens = int(text)
     except ValueError as error:
-        raise TraceError(row[0], f"must be a whole number of tokens, is {text!r}", column) from error
+        raise TraceError(row[0], f"must be a whole number of tokens, is {_shown(text)}", column) from error
     if not 0 <= tokens <= MAX_TOKENS:
         raise TraceError(row[0], f"must be between 0 and {MAX_TOKENS}, is {tokens}", column)
     return tokens

@@ -4,12 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from medley_planner.buckets import bucket_counts, histogram_of
+from medley_planner.buckets import bucket_counts, corners_of, histogram_of
 from medley_planner.fleet import Objectives, Parallelism
 from medley_planner.gpus import gpu_type
 from medley_planner.known_models import known_models
@@ -130,6 +131,15 @@ AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens"
         ([AZURE, "2023-13-16 18:15:46,5,5"], "line 2, column TIMESTAMP: must be a time, is '2023-13-16 18:15:46'"),
         ([AZURE, "NaT,5,5"], "line 2, column TIMESTAMP: must be a time, is 'NaT'"),
         ([AZURE, "2023-11-16 18:15:46+02:00,5,5"], "line 2, column TIMESTAMP: must be a time"),
+        ([PLAIN, "-1,5,5"], "line 2, column arrival_s: must be a time, is '-1'"),
+        ([PLAIN, "1e300,5,5"], "line 2, column arrival_s: must be a time, is '1e300'"),
+        (
+            [PLAIN, f"0,{'9' * 5000},5"],
+            f"line 2, column input_tokens: must be a whole number of tokens, is '{'9' * 200}…'",
+        ),
+        ([f"{PLAIN},input_tokens", "0,5,5,5"], "line 1, column input_tokens: is there twice"),
+        (['{"timestamp": 1, "a": ' + "[" * 10**5], "line 1: is no JSON that can be read"),
+        (['{"timestamp": ' + "1" * 5000], "line 1: is no JSON that can be read"),
         (["when,in,out", "0,5,5"], "line 2: the columns when, in, out are of no known trace"),
         (['{"timestamp": 1, "input_length": 5, "output_length": 5}', "{"], "line 2: is not JSON"),
         (['{"timestamp": 1, "input_length": 5, "output_length": 5}', "[1]"], "line 2: is not a JSON object"),
@@ -150,6 +160,52 @@ def test_a_broken_trace_is_refused_by_line_and_column(text, message):
     assert str(caught.value).startswith(message)
 
 
+BURST = """Timestamp,Session ID,Elapsed time,Model,Request tokens,Response tokens,Total tokens,Log Type
+5,1,2.5,ChatGPT,100,10,110,Conversation log
+7,1,1.5,GPT-4,200,20,220,Conversation log
+9,,0.5,GPT-4,300,30,330,API log
+11,,0.1,GPT-4,400,0,400,API log
+"""
+
+
+@pytest.mark.parametrize(
+    ("where", "wanted", "failed"),
+    [
+        (None, [(100, 10), (200, 20), (300, 30)], 1),
+        ({"Model": "GPT-4"}, [(200, 20), (300, 30)], 1),
+        ({"Model": "GPT-4", "Log Type": "Conversation log"}, [(200, 20)], 0),
+    ],
+)
+def test_requests_are_chosen_by_their_columns(where, wanted, failed):
+    trace = read_trace(lines(BURST), where=where)
+
+    assert sizes(trace) == wanted
+    assert trace.failed_requests == failed
+
+
+def test_json_lines_are_chosen_by_their_fields():
+    text = ['{"timestamp": 1, "input_length": 5, "output_length": 6, "model": "a", "try": 2}']
+
+    assert len(read_trace(text, where={"model": "a", "try": "2"})) == 1
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        (
+            {"Model": "GPT-5"},
+            "line 5: no request has both input and output tokens and Model 'GPT-5' (it has 'ChatGPT', 'GPT-4')",
+        ),
+        ({"model": "GPT-4"}, "line 2, column model: is missing"),
+    ],
+)  # fmt: skip
+def test_a_choice_that_leaves_nothing_is_told_what_there_is(where, message):
+    with pytest.raises(TraceError) as caught:
+        read_trace(lines(BURST), where=where)
+
+    assert str(caught.value) == message
+
+
 def random_trace(seed: int, requests: int = 5000) -> Trace:
     rng = np.random.default_rng(seed)
     return Trace(
@@ -157,6 +213,32 @@ def random_trace(seed: int, requests: int = 5000) -> Trace:
         input_tokens=np.maximum(1, rng.lognormal(6, 1.5, requests)).astype(np.int64),
         output_tokens=np.maximum(1, rng.lognormal(3, 1.5, requests)).astype(np.int64),
     )
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("bins", [1, 5, 20])
+def test_corners_enclose_every_request_of_a_bucket(seed, bins):
+    trace = random_trace(seed)
+
+    lower, upper = corners_of(trace, input_bins=bins, output_bins=bins)
+    means = histogram_of(trace, input_bins=bins, output_bins=bins)
+
+    assert lower.mean_input_tokens <= means.mean_input_tokens <= upper.mean_input_tokens
+    assert lower.mean_output_tokens <= means.mean_output_tokens <= upper.mean_output_tokens
+    assert lower.buckets[0].input_tokens == trace.input_tokens.min()
+    assert upper.longest_request_tokens >= (trace.input_tokens + trace.output_tokens).max()
+    if bins == 1:
+        assert [bucket[:2] for bucket in map(astuple, upper.buckets)] == [
+            (trace.input_tokens.max(), trace.output_tokens.max())
+        ]
+
+
+def test_corners_of_as_many_bins_as_sizes_are_the_requests():
+    trace = read_trace(["arrival_s,input_tokens,output_tokens", "0,10,1", "1,20,2", "2,20,4", "3,40,8"])
+
+    corners = corners_of(trace, input_bins=64, output_bins=64)
+
+    assert corners.lower == corners.upper == histogram_of(trace, input_bins=64, output_bins=64)
 
 
 @pytest.mark.parametrize("seed", range(5))
