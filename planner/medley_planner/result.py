@@ -96,21 +96,29 @@ class Fallback:
 class Binding:
     """A constraint that costs money: without it the plan would be cheaper (or would exist).
 
-    `constraint` is the formulation's name for it (`stock`, `cost_cap`, `replicas_max`, `replicas_min`,
-    `pool_replicas_max`, `pool_replicas_min`, `demand`); `detail` is a sentence with names and figures.
+    Args:
+        constraint: The formulation's name for it: `stock`, `cost_cap`, `fleet_cost_cap`, `replicas_max`,
+            `replicas_min`, `pool_replicas_max`, `pool_replicas_min`, `spot_share`, `pool_share`, `survivable`,
+            `headroom`, `queueing` or `demand`.
+        subject: The field, pool or variant that it is about.
+        detail: A sentence with names and figures.
+        saves_usd_per_hour: How much less the plan would cost without it, interruptions included; None where that is
+            not what is told.
     """
 
     constraint: str
     subject: str
     detail: str
+    saves_usd_per_hour: float | None = None
 
 
 @dataclass(frozen=True)
 class Alternative:
-    """What another fleet would cost: the best of a single variant's GPU type, or the best without a pool of the mix.
+    """What another fleet would cost: the best of a pool alone, the best without a pool of the mix, without spot pools,
+    or with requests served whole (or split into prompt and answer) only.
 
-    `extra_usd_per_hour` is relative to the chosen mix; None where the alternative cannot serve the demand, with the
-    reason in `detail`.
+    `cost_usd_per_hour` is what it adds to the bill, `extra_usd_per_hour` how much more that is than the chosen mix
+    adds; None where the alternative cannot serve the demand, with the reason in `detail`.
     """
 
     name: str

@@ -208,7 +208,8 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
 def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
     result = medley("plan", "-f", MIX, "--report", str(tmp_path / "none" / "plan.html"))
     assert result.exit_code == 2
-    assert result.stderr.endswith("plan.html: cannot be written: No such file or directory\n")
+    assert result.stderr.endswith("plan.html: cannot be written: there is no such folder\n")
+    assert medley("plan", "-f", MIX, "--report", str(tmp_path)).stderr.endswith("cannot be written: is a folder\n")
 
 
 def test_a_plan_that_is_not_feasible_has_a_page_too(tmp_path: Path) -> None:

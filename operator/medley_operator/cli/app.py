@@ -33,7 +33,7 @@ from medley_operator.cli.output import (
     print_tables,
 )
 from medley_operator.cli.planning import Question, plan_inputs
-from medley_operator.cli.report.page import ReportError, plan_page, require_report_extra, service_page, write_page
+from medley_operator.cli.report.page import ReportError, plan_page, require_report, service_page, write_page
 from medley_operator.cli.report.simulation_page import simulation_page, write_simulation_page
 from medley_operator.cli.sensitivity import SENSITIVITY_TIME_S, told_within
 from medley_operator.cli.simulation import Replay, simulate_planned, told_progress
@@ -95,7 +95,7 @@ def plan(
     question = Question(PlanOptions(formulation=formulation, time_limit_s=time_limit), fleet_cap, effort)
     try:
         if report is not None:
-            require_report_extra()
+            require_report(report)
         with told_within(SENSITIVITY_TIME_S) as progress:
             planned = plan_inputs(read_inputs(files), question, progress=progress)
         if report is not None:
@@ -169,7 +169,7 @@ def simulate(
     )
     try:
         if html is not None:
-            require_report_extra()
+            require_report(html)
         planned = plan_inputs(read_inputs(files), Question(PlanOptions(explain=False)))
         with told_progress() as told:
             simulated = simulate_planned(planned, replay, told=told)
@@ -215,7 +215,7 @@ def explain(
         manifest = fetch_service(cluster, namespace or cluster.namespace, name)
         service = parse(LLMService, manifest)
         if report is not None:
-            require_report_extra()
+            require_report(report)
             write_page(report, service_page(service))
     except (TargetError, ClusterError, ReportError) as error:
         print_errors([str(error)])

@@ -119,7 +119,8 @@ def _is_said(bound: PlanBinding, plan: PlanStatus) -> bool:
 
 
 def _binding_line(bound: PlanBinding) -> Text:
-    return Text.assemble(("binds: ", "yellow"), f"{bound.constraint} ({bound.subject})  {bound.detail}")
+    subject = "" if bound.subject == bound.constraint else f" ({bound.subject})"
+    return Text.assemble(("binds: ", "yellow"), f"{bound.constraint}{subject}  {bound.detail}")
 
 
 def _alternatives_table(alternatives: Sequence[PlanAlternative]) -> Table:

@@ -35,12 +35,17 @@ class ReportError(Exception):
     """The report cannot be made or written; the message is for people."""
 
 
-def require_report_extra() -> None:
-    """See that what draws the report is installed.
+def require_report(path: Path) -> None:
+    """See that a report can be drawn and written, before much is worked out for it.
+
+    Args:
+        path: The file that it is to be written to.
 
     Raises:
-        ReportError: It is not.
+        ReportError: What draws it is not installed, or there can be no such file.
     """
+    if path.is_dir() or not path.parent.is_dir():
+        raise ReportError(f"{path}: cannot be written: {'is a folder' if path.is_dir() else 'there is no such folder'}")
     missing = [name for name in EXTRA_MODULES if importlib.util.find_spec(name) is None]
     if missing:
         raise ReportError(f"a report needs {' and '.join(missing)}: install them with pip install 'medley[report]'")
