@@ -67,6 +67,8 @@ class PlanBinding(StatusModel):
     """What it is about, such as a pool."""
     detail: Sentence
     """What it costs, as a sentence."""
+    saves_per_hour: Number | None = None
+    """How much less the plan would cost per hour without it, expected interruptions included."""
 
 
 class PlanAlternative(StatusModel):

@@ -154,7 +154,12 @@ def plan_status(plan: ServicePlan, gpu_types: Mapping[str, str], model_source: s
         reason=_clipped(plan.reason),
         served_percent=round(100 * plan.served_share, 2),
         binding=tuple(
-            PlanBinding(constraint=bound.constraint, subject=bound.subject, detail=_clipped(bound.detail))
+            PlanBinding(
+                constraint=bound.constraint,
+                subject=bound.subject,
+                detail=_clipped(bound.detail),
+                saves_per_hour=None if bound.saves_usd_per_hour is None else _money(bound.saves_usd_per_hour),
+            )
             for bound in plan.binding[:MAX_ROWS]
         ),
         alternatives=tuple(_alternative(alternative) for alternative in plan.alternatives[:MAX_ROWS]),
