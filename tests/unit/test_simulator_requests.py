@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medley_planner.simulator.requests import Requests, RequestsError, recording_grid_s
+from medley_planner.simulator.requests import Requests, RequestsError
 from medley_planner.sizes import SizeHistogram
 from medley_planner.traces import Trace
 
@@ -38,15 +38,10 @@ def test_a_trace_begins_again_where_it_is_too_short_and_ends_where_it_is_too_lon
 
 def test_arrivals_on_a_coarse_grid_are_spread_over_its_intervals() -> None:
     bunched = trace(*np.repeat(np.arange(100) * 3.0, 5))
-    assert recording_grid_s(bunched) == 3.0
     made = Requests.of_trace(bunched, rng=np.random.default_rng(1))
     assert len(np.unique(made.arrivals_s)) == 500
     assert np.bincount((made.arrivals_s // 3.0).astype(int)).tolist() == [5] * 100
     assert Requests.of_trace(bunched).arrivals_s.tolist() == bunched.arrivals_s.tolist()
-
-
-def test_a_trace_with_times_of_its_own_has_no_grid() -> None:
-    assert recording_grid_s(trace(0.0, 0.5, 2.0, 2.0)) == 0.0
 
 
 @pytest.mark.parametrize("cv", [0.0, 0.5, 1.0, 3.0])

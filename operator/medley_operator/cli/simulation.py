@@ -19,7 +19,7 @@ from medley_planner.fleet import Service
 from medley_planner.presets import UnknownPresetError, preset
 from medley_planner.simulator.measures import Attainment, Distribution, ServiceMeasures, VariantMeasures
 from medley_planner.simulator.replay import FleetMeasures, simulate
-from medley_planner.simulator.requests import Requests, RequestsError, recording_grid_s
+from medley_planner.simulator.requests import Requests, RequestsError
 from medley_planner.simulator.routing import Balancing, Knowledge
 from medley_planner.simulator.run import RunOptions
 from medley_planner.simulator.timeline import Timeline
@@ -196,8 +196,8 @@ def _of_trace(service: Service, replay: Replay, notes: list[str]) -> Requests:
     rate_rps = service.rate_rps if replay.rate_rps is None else replay.rate_rps
     if not rate_rps > 0:
         raise _wrong("--rate", f"{service.name} is planned for no requests; say at which rate the trace is replayed")
-    grid_s = recording_grid_s(trace)
-    if grid_s:
+    grid_s = trace.arrivals.grid_s
+    if grid_s is not None:
         notes.append(
             f"the trace was recorded every {grid_s:g} s: its arrivals are spread over these intervals at random"
         )

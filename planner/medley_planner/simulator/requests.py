@@ -14,8 +14,6 @@ from medley_planner.traces import Trace
 MAX_REQUESTS = 5_000_000
 """Most requests of a service in one simulation: about 2 GB."""
 
-COARSEST_GRID_S = 60.0
-
 
 class RequestsError(ValueError):
     """No such requests can be made; the message says why."""
@@ -84,14 +82,14 @@ class Requests:
             trace: The trace.
             rate_rps: Mean rate to stretch it to; None keeps its times.
             duration_s: Where the trace ends earlier it begins again; None is once through it.
-            rng: Where arrivals were recorded on a coarse grid, each is moved to a random place within its interval,
-                as a whole interval's requests would arrive at one moment otherwise; None leaves them where they are.
+            rng: Where timestamps lie on a grid (`Arrivals.grid_s`), each arrival is moved to a random place within its
+                step, as all of a step would come at one moment otherwise; None leaves them where they are.
 
         Raises:
             RequestsError: The trace has no rate, or there are too many requests.
         """
         arrivals = trace.arrivals_s
-        grid_s = recording_grid_s(trace)
+        grid_s = trace.arrivals.grid_s or 0.0
         if rng is not None and grid_s > 0:
             arrivals = arrivals + rng.uniform(0.0, grid_s, len(arrivals))
         order = np.argsort(arrivals, kind="stable")
@@ -143,20 +141,6 @@ class Requests:
         inputs = np.array([bucket.input_tokens for bucket in sizes.buckets], dtype=np.int64)
         outputs = np.array([bucket.output_tokens for bucket in sizes.buckets], dtype=np.int64)
         return cls(arrivals, inputs[chosen], outputs[chosen])
-
-
-def recording_grid_s(trace: Trace) -> float:
-    """The interval of the clock that recorded a trace, where several requests of most intervals share a time; 0 else.
-
-    Only intervals of a second or more count: finer ones do not bunch requests.
-    """
-    times = np.unique(trace.arrivals_s)
-    if len(times) < 2 or len(trace) < 2 * len(times):
-        return 0.0
-    grid_s = float(np.diff(times).min())
-    ticks = times / grid_s
-    on_grid = bool(np.allclose(ticks, np.round(ticks), atol=0.01))
-    return grid_s if on_grid and 1.0 <= grid_s <= COARSEST_GRID_S else 0.0
 
 
 def _check_number(requests: float) -> None:
