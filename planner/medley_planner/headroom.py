@@ -33,6 +33,9 @@ EXACT_UP_TO = 16
 
 _ITERATIONS = 200
 
+_MANY_PLACES = 100_000
+"""The safety factor falls as places grow; beyond so many it is within a few thousandths of its limit, and kept."""
+
 
 @dataclass(frozen=True)
 class Queue:
@@ -134,7 +137,8 @@ def waiting_probability(places: int, busy: float, burstiness: float = 1.0) -> fl
     if busy >= places:
         return 1.0
     factor = (places - busy) / math.sqrt(burstiness * busy)
-    return erlang_c(places, _staffed(places, factor))
+    many = min(places, _MANY_PLACES)
+    return erlang_c(many, _staffed(many, factor))
 
 
 def usable_places(places: int, burstiness: float, quantile: float) -> float:
@@ -147,10 +151,11 @@ def usable_places(places: int, burstiness: float, quantile: float) -> float:
     """
     if places < 1:
         return 0.0
-    at_random = _erlang_load(places, quantile)
-    if burstiness == 1.0:
+    many = min(places, _MANY_PLACES)
+    at_random = _erlang_load(many, quantile)
+    if burstiness == 1.0 and many == places:
         return at_random
-    factor = (places - at_random) / math.sqrt(at_random)
+    factor = (many - at_random) / math.sqrt(at_random)
     return _staffed(places, factor * math.sqrt(burstiness))
 
 
