@@ -93,7 +93,7 @@ async def step(engine: Engine, size: int, least_window_s: float) -> dict[str, An
         "whole_operation_s": sum(seconds.values()),
         "phases_s": seconds,
         "details": {
-            k: details[k] for k in ("prepare", "plan", "attach", "warm", "handover", "standby") if k in details
+            k: details[k] for k in ("prepare", "plan", "attach", "warm", "handover", "standby", "armed") if k in details
         },
         "start_s": start,
         "end_s": end,
@@ -127,13 +127,13 @@ async def scale_part(folder: Path, session: aiohttp.ClientSession, shared: bool)
     cold = {size: await cold_restart(folder, session, size, shared_domain=shared) for size in (2, 3, 4)}
     engine = Engine(folder, session, **settings(2, shared_domain=shared))
     try:
-        await engine.ready(3)
+        await engine.ready(3, armed=shared)
         expected = [(await engine.stream(prompts, i, TOKENS)).text for i in range(len(prompts))]
         rps, tokens_per_s = await capacity_rps(engine, prompts)
         steps: dict[str, Any] = {}
         with Load(engine, prompts, TOKENS, 0.6 * rps) as load:
             for old, new in STEPS:
-                await engine.ready(new)
+                await engine.ready(new, armed=shared)
                 await asyncio.sleep(BEFORE_S)
                 figures = await step(engine, new, 8.0)
                 figures["cold_restart_s"] = cold[new]["first_token_s"]

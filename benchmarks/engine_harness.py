@@ -105,10 +105,11 @@ class Engine:
             await asyncio.sleep(0.05)
         raise TimeoutError(f"{status}\n{(self.run_dir / 'log').read_text()[-2000:]}")
 
-    async def ready(self, *standbys: int) -> dict[str, Any]:
-        """Wait until it serves, runs no operation and has these standbys."""
+    async def ready(self, *standbys: int, armed: bool = False) -> dict[str, Any]:
+        """Wait until it serves, runs no operation and has these standbys (armed, if so)."""
+        have = "armed" if armed else "standbys"
         return await self.until(
-            lambda s: bool(s.get("ready")) and not s["operation"] and set(standbys) <= set(s["standbys"])
+            lambda s: bool(s.get("ready")) and not s["operation"] and set(standbys) <= set(s[have])
         )
 
     async def stream(
@@ -159,15 +160,15 @@ class Engine:
     def children(self) -> dict[int, str]:
         """Processes of this engine by id, with their command lines."""
         found = {self.process.pid: "supervisor"}
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                try:
-                    parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                    command = (entry / "cmdline").read_bytes().decode(errors="replace")
-                except OSError:
-                    continue
-                if parent == self.process.pid:
-                    found[int(entry.name)] = command
+        try:
+            listed = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        except OSError:
+            return found
+        for pid in map(int, listed):
+            try:
+                found[pid] = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+            except OSError:
+                continue
         return found
 
     def memory_bytes(self) -> dict[str, int]:
@@ -245,7 +246,7 @@ class Load:
 class MemoryWatch:
     """Samples an engine's memory while open."""
 
-    def __init__(self, engine: Engine, interval_s: float = 0.05) -> None:
+    def __init__(self, engine: Engine, interval_s: float = 0.1) -> None:
         self._engine, self._interval_s = engine, interval_s
         self.samples: list[dict[str, int]] = []
 

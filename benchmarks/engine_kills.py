@@ -17,6 +17,8 @@ from engine_harness import Engine, Load, make_checkpoint, percentile
 VICTIMS = ("hmm", "standby", "active", "coordinator")
 PHASES = ("idle", "planning", "preparing", "attaching", "warming", "switching", "draining", "releasing")
 _TOKENS = 24
+_STRETCH_S = 0.2
+"""Each phase takes at least this long, so that it can be hit."""
 
 
 def _victim(who: str, status: dict[str, Any], seed: random.Random) -> int | None:
@@ -51,9 +53,9 @@ def _leaks(engine: Engine, status: dict[str, Any]) -> list[str]:
     if len(ranks) != sum(sizes):
         found.append(f"{len(ranks)} rank processes for instances of {sizes}")
     memory = status["memory"]
-    if sorted(h["pid"] for h in memory["holders"].values()) and len(memory["holders"]) != status["dataParallel"]:
+    if len(memory["holders"]) != status["dataParallel"] + sum(status["armed"]):
         found.append(f"holders {sorted(memory['holders'])}")
-    if len(memory["configs"]) != 1:
+    if len(memory["configs"]) != 1 + len(status["armed"]):
         found.append(f"configurations {sorted(memory['configs'])}")
     pages = sum(size for name, size in memory["pools"].items() if name.startswith("weights/"))
     if pages != memory["weightBytes"]:
@@ -64,8 +66,10 @@ def _leaks(engine: Engine, status: dict[str, Any]) -> list[str]:
     return found
 
 
-async def _settled(engine: Engine, ask: tuple[int, ...], gone: int | None = None) -> dict[str, Any]:
-    """Wait until it serves without the process that is gone, nothing changes it, and its standbys are back."""
+async def _settled(engine: Engine, ask: tuple[int, ...], armed: bool, gone: int | None = None) -> dict[str, Any]:
+    """Wait until it serves without the process that is gone, nothing changes it, and its standbys are back (and
+    armed, where they are to be).
+    """
 
     def settled(status: dict[str, Any]) -> bool:
         return (
@@ -73,7 +77,8 @@ async def _settled(engine: Engine, ask: tuple[int, ...], gone: int | None = None
             and not status["operation"]
             and status["dataParallel"] in ask
             and len(status["standbys"]) == 1
-            and len(status["memory"]["holders"]) == status["dataParallel"]
+            and status["armed"] == (status["standbys"] if armed else [])
+            and len(status["memory"]["holders"]) == status["dataParallel"] + sum(status["armed"])
             and (gone is None or gone not in status["processes"].values())
         )
 
@@ -81,39 +86,57 @@ async def _settled(engine: Engine, ask: tuple[int, ...], gone: int | None = None
 
 
 async def run(folder: Path, session: aiohttp.ClientSession, *, rounds: int = 2, seed: int = 1) -> dict[str, Any]:
-    """Kill each part in each phase ``rounds`` times under load; returns what happened."""
+    """Kill each part in each phase ``rounds`` times under load; returns what happened. Every second round has armed
+    standbys, which leave nothing to do in the phases before the switch.
+    """
     make_checkpoint(folder, vocab=4096, layers=4, dtype="float64")
     rng = random.Random(seed)
+    kills: list[dict[str, Any]] = []
+    engines = [await _round(folder, session, turn, rng, kills) for turn in range(rounds)]
+    return {"seed": seed, **_summary(kills), "engines": engines}
+
+
+async def _round(
+    folder: Path, session: aiohttp.ClientSession, turn: int, rng: random.Random, kills: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Each part in each phase on one engine."""
+    armed = turn % 2 == 1
     prompts = [[rng.randrange(300, 4096) for _ in range(n)] for n in (5, 17, 40, 64)]
     engine = Engine(
         folder, session, data_parallel=1, max_data_parallel=2, standbys=1, dtype="float64", blocks_per_rank=128,
-        block_tokens=8, phase_delay_s=0.3,
+        block_tokens=8, phase_delay_s=_STRETCH_S, arm_standbys=armed, standby_delay_s=0.0,
     )  # fmt: skip
-    kills: list[dict[str, Any]] = []
     try:
-        await _settled(engine, (1,))
+        await _settled(engine, (1,), armed)
         expected = [(await engine.stream(prompts, i, _TOKENS)).text for i in range(len(prompts))]
         base = engine.memory_bytes()
-        for turn in range(rounds):
-            for who in VICTIMS:
-                for phase in PHASES:
-                    kill = await _kill(engine, who, phase, rng, prompts=prompts, expected=expected)
-                    kills.append({"round": turn, **kill})
-                    print(f"  kill {len(kills):3d} {who:<12} {phase:<10} {kill['verdict']}", flush=True)
+        for who in VICTIMS:
+            for phase in PHASES:
+                kill = await _kill(engine, who, phase, rng, armed=armed, prompts=prompts, expected=expected)
+                kills.append({"round": turn, "armed": armed, **kill})
+                print(f"  kill {len(kills):3d} {who:<12} {phase:<10} {kill['verdict']}", flush=True)
         await engine.scale(1)
-        await _settled(engine, (1,))
+        await _settled(engine, (1,), armed)
         after = engine.memory_bytes()
     finally:
         log = (engine.run_dir / "log").read_text()[-4000:]
         await engine.stop()
     left = [pid for pid in engine.children() if pid != engine.process.pid]
-    return _summary(kills, base=base, after=after, left=left, log=log, seed=seed)
+    bad = any(kill["verdict"] != "good" for kill in kills if kill["round"] == turn)
+    return {
+        "armed": armed,
+        "memory_before_bytes": base,
+        "memory_after_bytes": after,
+        "processes_left": left,
+        "log_tail": log if bad else "",
+    }
 
 
 async def _kill(
-    engine: Engine, who: str, phase: str, rng: random.Random, *, prompts: list[list[int]], expected: list[str]
-) -> dict[str, Any]:
-    status = await _settled(engine, (1, 2))
+    engine: Engine, who: str, phase: str, rng: random.Random, *, armed: bool, prompts: list[list[int]],
+    expected: list[str],
+) -> dict[str, Any]:  # fmt: skip
+    status = await _settled(engine, (1, 2), armed)
     old = status["dataParallel"]
     new = 2 if old == 1 else 1
     with Load(engine, prompts, _TOKENS, rate_rps=4.0) as load:
@@ -127,7 +150,7 @@ async def _kill(
         if pid is not None:
             os.kill(pid, signal.SIGKILL)
         killed = time.monotonic()
-        status = await _settled(engine, (old, new), pid)
+        status = await _settled(engine, (old, new), armed, pid)
         settled_s = time.monotonic() - killed
         await load.finish()
     broken = [a for a in load.answers if a.error]
@@ -135,9 +158,9 @@ async def _kill(
     probe = await engine.stream(prompts, 0, _TOKENS)
     # Processes and pages go a moment after what used them: what is still there after a while is a leak.
     end = time.monotonic() + 30
-    leaks = _leaks(engine, await _settled(engine, (old, new), pid))
+    leaks = _leaks(engine, await _settled(engine, (old, new), armed, pid))
     while leaks and time.monotonic() < end:
-        leaks = _leaks(engine, await _settled(engine, (old, new), pid))
+        leaks = _leaks(engine, await _settled(engine, (old, new), armed, pid))
     served = not probe.error and probe.text == expected[0]
     # Connections end with the process that holds them: only a killed coordinator may break streams.
     allowed = who == "coordinator"
@@ -159,13 +182,10 @@ async def _kill(
     }
 
 
-def _summary(
-    kills: list[dict[str, Any]], *, base: dict[str, int], after: dict[str, int], left: list[int], log: str, seed: int
-) -> dict[str, Any]:
+def _summary(kills: list[dict[str, Any]]) -> dict[str, Any]:
     done = [kill for kill in kills if kill["killed"]]
     spared = [kill for kill in done if kill["victim"] != "coordinator"]
     return {
-        "seed": seed,
         "kills": len(done),
         "good": sum(kill["verdict"] == "good" for kill in done),
         "served_by_old": sum(kill["after"] == kill["from"] for kill in done),
@@ -179,9 +199,5 @@ def _summary(
         "settled_s": {
             who: round(percentile([k["settled_s"] for k in done if k["victim"] == who], 0.5), 3) for who in VICTIMS
         },
-        "memory_before_bytes": base,
-        "memory_after_bytes": after,
-        "processes_left": left,
         "bad": [kill for kill in done if kill["verdict"] != "good"],
-        "log_tail": log if any(kill["verdict"] != "good" for kill in done) else "",
     }

@@ -27,6 +27,8 @@ _HELP = {
     "shared_domain": "ranks share one memory (CPUs of a node); --no-shared-domain gives each its own, as GPUs have",
     "dtype": "float32, float64 or bfloat16",
     "batch_invariant": "every token is independent of its batch, bit for bit; --no-batch-invariant is faster",
+    "arm_standbys": "attach and warm up the standbys of neighbouring sizes ahead of time (one memory only)",
+    "standby_delay_s": "seconds after an operation until standbys are restored",
     "auto_scale": "follow the load estimator's advice",
 }
 

@@ -134,7 +134,7 @@ class Layout:
         return pack.item(dense_key(self.config.layers, 0), self.config.layers, None, self.page_bytes)
 
     def _dense(self, layer: int, shard: int) -> Item:
-        c, pack, shards = self.config, _Packer(self.dtype), self.tensor_parallel
+        c, pack = self.config, _Packer(self.dtype)
         prefix = f"model.layers.{layer}"
         pack.add(f"{prefix}.input_layernorm.weight", (c.hidden_size,))
         if c.latent is not None:

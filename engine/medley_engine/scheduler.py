@@ -99,9 +99,11 @@ class Scheduler:
     """Sequences of one data-parallel group, its free blocks, and the choice of each step."""
 
     def __init__(self, *, block_tokens: int, chunk_tokens: int, budget_tokens: int, max_running: int) -> None:
-        if budget_tokens < max(chunk_tokens, max_running):
+        if budget_tokens < chunk_tokens + max_running - 1:
+            # A prompt must get on whatever else runs.
             raise ValueError(
-                f"a budget of {budget_tokens} tokens is less than a chunk or one token per running sequence"
+                f"a budget of {budget_tokens} tokens is less than a chunk of {chunk_tokens} and one token for each of "
+                f"{max_running - 1} other sequences"
             )
         self._block_tokens, self._chunk, self._budget = block_tokens, chunk_tokens, budget_tokens
         self._max_running = max_running

@@ -174,7 +174,14 @@ async def engine(tmp_path: Path, checkpoint: Callable[..., Path]) -> AsyncIterat
     async def start(folder: Path | None = None, *, wait: bool = True, **options: Any) -> Engine:
         folder = folder or checkpoint()
         run_dir = tmp_path / f"run{len(engines)}"
-        defaults = {"dtype": "float64", "block_tokens": 8, "blocks_per_rank": 128, "port": 0, "standbys": 2}
+        defaults = {
+            "dtype": "float64",
+            "block_tokens": 8,
+            "blocks_per_rank": 128,
+            "port": 0,
+            "standbys": 2,
+            "standby_delay_s": 0.0,
+        }
         arguments = []
         for name, value in {**defaults, **options}.items():
             flag = name.replace("_", "-")

@@ -6,19 +6,22 @@ import asyncio
 import os
 import signal
 
+import pytest
+
 PROMPT = [5, 6, 7, 8]
-KILLS = [
-    ("hmm", "preparing"),
-    ("rank", "draining"),
-    ("coordinator", "preparing"),
-    ("rank", "idle"),
-    ("coordinator", "releasing"),
-]
 
 
-async def test_whatever_dies_the_old_or_the_new_configuration_serves(engine, checkpoint, reference):
+@pytest.mark.parametrize(
+    ("armed", "kills"),
+    [
+        (False, [("hmm", "preparing"), ("rank", "draining"), ("coordinator", "attaching")]),
+        (True, [("hmm", "switching"), ("rank", "idle"), ("coordinator", "releasing")]),
+    ],
+    ids=["standbys", "armed standbys"],
+)
+async def test_whatever_dies_the_old_or_the_new_configuration_serves(engine, checkpoint, armed, kills):
     folder = checkpoint()
-    served = await engine(folder, max_data_parallel=2, standbys=1, phase_delay_s=0.4)
+    served = await engine(folder, max_data_parallel=2, standbys=1, phase_delay_s=0.4, arm_standbys=armed)
     expected = await served.text(PROMPT, 30)
 
     def settled(status):
@@ -26,13 +29,14 @@ async def test_whatever_dies_the_old_or_the_new_configuration_serves(engine, che
             status.get("ready")
             and not status["operation"]
             and len(status["standbys"]) == 1
-            and len(status["memory"]["holders"]) == status["dataParallel"]
-            and len(status["memory"]["configs"]) == 1
+            and status["armed"] == (status["standbys"] if armed else [])
+            and len(status["memory"]["holders"]) == status["dataParallel"] + sum(status["armed"])
+            and len(status["memory"]["configs"]) == 1 + len(status["armed"])
             and sum(name.startswith("rank-") for name in status["processes"])
             == status["dataParallel"] + sum(status["standbys"])
         )
 
-    for victim, phase in KILLS:
+    for victim, phase in kills:
         before = await served.until(settled)
         stream = asyncio.create_task(served.text(PROMPT, 30))
         if phase != "idle":

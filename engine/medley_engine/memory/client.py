@@ -56,12 +56,15 @@ class ManagerClient:
                         raise ManagerUnavailableError(f"manager does not answer: {error}") from error
                     time.sleep(0.02)
 
-    def lease(self, holder: str, count: int) -> list[int]:
-        """Ask for KV blocks; none where the manager is away just now (the caller asks again at its next step)."""
+    def lease(self, holder: str, count: int) -> tuple[list[int], int | None]:
+        """Ask for KV blocks; returns them and how many the pool may lend in all. None where the manager is away just
+        now (the caller asks again at its next step).
+        """
         try:
-            return list(self.call("kv_lease", deadline_s=0.0, holder=holder, count=count)["blocks"])
+            reply = self.call("kv_lease", deadline_s=0.0, holder=holder, count=count)
         except ManagerUnavailableError:
-            return []
+            return [], None
+        return list(reply["blocks"]), int(reply["capacity"])
 
     def release(self, holder: str, blocks: Sequence[int]) -> bool:
         """Give KV blocks back; False where the manager is away just now."""

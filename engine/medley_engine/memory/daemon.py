@@ -179,7 +179,9 @@ class Manager:
         if busy:
             raise ConflictError(f"configuration {busy[0]} is being prepared")
         topology = Topology(**request["topology"])
-        fresh = self.store.add_config(name, topology, parse_placement(request["placement"]))
+        fresh = self.store.add_config(
+            name, topology, parse_placement(request["placement"]), armed=bool(request.get("armed", False))
+        )
         running = self._progress.get(name)
         if fresh or running is None or running.state in ("failed", "abandoned"):
             progress = self._progress[name] = Progress()

@@ -44,12 +44,15 @@ class Copy:
 
 @dataclass
 class Configuration:
-    """A layout of ranks that was asked for. ``pinned`` keeps its pages even while nobody is attached."""
+    """A layout of ranks that was asked for. ``pinned`` keeps its pages even while nobody is attached. ``armed`` says
+    that a standby waits at it which nobody asked for yet, so it does not count for what may be lent.
+    """
 
     topology: Topology
     placement: Placement
     pinned: bool = True
     prepared: bool = False
+    armed: bool = False
 
 
 @dataclass
@@ -108,7 +111,7 @@ class Store:
 
     # --- configurations ----------------------------------------------------------------------------------------
 
-    def add_config(self, name: str, topology: Topology, placement: Placement) -> bool:
+    def add_config(self, name: str, topology: Topology, placement: Placement, *, armed: bool = False) -> bool:
         """Register a target. True where it is new; the same again changes nothing.
 
         Raises:
@@ -124,9 +127,9 @@ class Store:
         if known is not None:
             if (known.topology, known.placement) != (topology, placement):
                 raise ConflictError(f"configuration {name} exists with another layout")
-            known.pinned = True
+            known.pinned, known.armed = True, armed
             return False
-        self.configs[name] = Configuration(topology, placement)
+        self.configs[name] = Configuration(topology, placement, armed=armed)
         return True
 
     def config(self, name: str) -> Configuration:
@@ -174,6 +177,7 @@ class Store:
         self.active = name
         for other, config in self.configs.items():
             config.pinned = other == name
+        self.configs[name].armed = False
         self.collect()
 
     def abandon(self, name: str) -> None:
@@ -249,7 +253,7 @@ class Store:
         """Blocks of a pool: those of the ranks that use it in the active or the largest pinned configuration."""
         most = 0
         for config in self.configs.values():
-            if not config.pinned:
+            if not config.pinned or config.armed:
                 continue
             t = config.topology
             most = max(most, sum(f"kv/{t.domain(r)}/{t.tp_index(r)}" == pool for r in range(t.ranks)))
@@ -336,6 +340,7 @@ class Store:
                     "placement": c.placement.layers,
                     "pinned": c.pinned,
                     "prepared": c.prepared,
+                    "armed": c.armed,
                 }
                 for name, c in self.configs.items()
             },
@@ -354,7 +359,11 @@ class Store:
             self.copies[domain, item] = Copy(Extent(offset, size), valid)
         for name, raw in state["configs"].items():
             self.configs[name] = Configuration(
-                Topology(**raw["topology"]), parse_placement(raw["placement"]), raw["pinned"], raw["prepared"]
+                Topology(**raw["topology"]),
+                parse_placement(raw["placement"]),
+                raw["pinned"],
+                raw["prepared"],
+                raw["armed"],
             )
         self.active = state["active"]
         for name, (pid, ticks, config, rank, blocks) in holders.items():

@@ -230,7 +230,7 @@ class Rank:
         start = time.perf_counter()
         blocks = self.scheduler.free[:1]
         if not blocks and self.leads:
-            blocks = self.manager.lease(self.spec.holder, 1)
+            blocks, _ = self.manager.lease(self.spec.holder, 1)
             self.scheduler.free += blocks
         shared = json.loads(self.comm.from_leader(json.dumps(blocks).encode()))
         if not self.leads and shared and not set(shared) <= set(self._blocks_held()):
@@ -358,7 +358,8 @@ class Rank:
         wanted = self.scheduler.wanted_blocks()
         if wanted:
             extra = 0 if self.draining else _LEASE_BATCH
-            given = self.manager.lease(self.spec.holder, wanted + extra)
+            given, capacity = self.manager.lease(self.spec.holder, wanted + extra)
+            self.capacity = self.capacity if capacity is None else capacity
             self._lease_news += given
             self.scheduler.free = sorted([*self.scheduler.free, *given])
 

@@ -167,8 +167,8 @@ def _experts(
 
 
 class KvCache:
-    """The rank's window on its KV pool: (blocks, layers, sides, block tokens, heads, size), a block contiguous. The sides
-    are keys and values, or one latent vector from which both are made.
+    """The rank's window on its KV pool: (blocks, layers, sides, block tokens, heads, size), a block contiguous. The
+    sides are keys and values, or one latent vector from which both are made.
 
     The window spans more blocks than are lent today, since the pool may grow while an instance runs.
     """

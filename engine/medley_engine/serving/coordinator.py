@@ -23,6 +23,7 @@ from medley_engine.serving.http import Api
 from medley_engine.serving.instances import Instance, InstancePool
 from medley_engine.serving.links import ManagerLink, SupervisorLink
 from medley_engine.serving.metrics import Metrics
+from medley_engine.serving.recovery import Recovery
 from medley_engine.serving.requests import Dispatcher, Request
 from medley_engine.serving.scaling import Scaler
 from medley_engine.serving.settings import Settings
@@ -52,6 +53,7 @@ class Coordinator:
             dispatcher=self._dispatcher,
             metrics=self._metrics,
         )
+        self._recovery = Recovery(settings, self._model, self._scaler)
         objectives = Objectives(settings.ttft_objective_s, settings.tpot_objective_s)
         self._estimator = LoadEstimator(objectives, time.monotonic())
         self._dispatcher.on_finished = self._observe
@@ -70,7 +72,7 @@ class Coordinator:
         self._stop = asyncio.Event()
 
     def _instance_lost(self, instance: Instance) -> None:
-        self._scaler.instance_lost(instance)
+        self._recovery.instance_lost(instance)
 
     def _observe(self, request: Request) -> None:
         if request.first_token is None or request.last_token is None:
@@ -81,7 +83,9 @@ class Coordinator:
 
     def _changed(self) -> None:
         self._estimator.reset(time.monotonic())
-        self._metrics.cache_info(self._settings.block_tokens, self._settings.blocks_per_rank * self._scaler.size)
+        self._metrics.cache_info(
+            self._settings.block_tokens, self._settings.blocks_per_rank * self._scaler.in_force.size
+        )
 
     async def run(self, listener: socket.socket) -> None:
         """Serve until SIGTERM, then finish what runs and end."""
@@ -111,9 +115,9 @@ class Coordinator:
         await runner.cleanup()
 
     async def _start(self) -> None:
-        await self._scaler.start()
+        await self._recovery.start()
         self._changed()
-        size = self._scaler.size
+        size = self._scaler.in_force.size
         log.warning(
             "serving %s with %d data-parallel groups on %s:%d", self._settings.served_name, size, *self._address()
         )
@@ -142,17 +146,18 @@ class Coordinator:
         scaler, now = self._scaler, time.monotonic()
         active = self._dispatcher.active
         return {
-            "dataParallel": scaler.size,
+            "dataParallel": scaler.in_force.size,
             "tensorParallel": self._settings.tensor_parallel,
-            "config": scaler.config,
-            "generation": scaler.generation,
+            "config": scaler.in_force.config,
+            "generation": scaler.in_force.generation,
             "ready": active is not None,
             "operation": scaler.report(scaler.current) if scaler.current else None,
             "operations": [scaler.report(name) for name in scaler.operations],
             "active": active.id if active is not None else None,
+            "armed": scaler.armoury.sizes,
             "standbys": [instance.size for instance in self._pool.standbys],
             "attainment": list(self._estimator.attainments(now)),
-            "advice": self._estimator.advise(now, scaler.size),
+            "advice": self._estimator.advise(now, scaler.in_force.size),
             "requests": {"held": len(self._dispatcher.requests), "waiting": len(self._dispatcher.waiting)},
             "processes": (await self._supervisor.ask("children"))["children"],
             "memory": await self._manager.ask("describe"),

@@ -54,8 +54,9 @@ async def hand_over(
             _resume((old, rank), (new, target), sequences, dispatcher)
         if old.state == "attached":
             old.links[rank].tell("handed", ids=[s["id"] for s in reply["sequences"]])
-        if reply["sequences"] and new.state == "attached":
-            new.wake()
+    # Once for all: the first step of the new instance has every sequence that was moved, and nothing else.
+    if counted["moved"] + counted["replayed"] and new.state == "attached":
+        new.wake()
     counted["seconds"] = time.monotonic() - start
     return counted
 

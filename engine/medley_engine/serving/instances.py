@@ -17,13 +17,15 @@ from medley_engine.serving.settings import Settings
 
 log = logging.getLogger("medley.engine.instances")
 
-State = Literal["starting", "standby", "attached", "lost", "stopped"]
+State = Literal["starting", "standby", "armed", "attached", "lost", "stopped"]
 OutputHandler = Callable[["Instance", int, Frame], None]
 LostHandler = Callable[["Instance"], None]
 
 
 class Instance:
-    """A group of rank processes that compute together. ``config`` is what they are attached to."""
+    """A group of rank processes that compute together. ``config`` is what they are attached to; ``armed`` is a standby
+    that is attached and warmed up already.
+    """
 
     def __init__(self, instance_id: str, size: int, settings: Settings) -> None:
         self.id, self.size, self.settings = instance_id, size, settings
@@ -106,7 +108,7 @@ class InstancePool:
         self, settings: Settings, supervisor: SupervisorLink, token: str, on_output: OutputHandler, on_lost: LostHandler
     ) -> None:
         self._settings, self._supervisor, self._token = settings, supervisor, token
-        self._on_output, self._on_lost = on_output, on_lost
+        self._on_output, self.on_lost = on_output, on_lost
         self.instances: dict[str, Instance] = {}
         self._standbys: OrderedDict[str, Instance] = OrderedDict()
         self._preparing: dict[int, asyncio.Task[Instance]] = {}
@@ -207,7 +209,7 @@ class InstancePool:
         self._forget(instance)
         self._spawn_housekeeping(self._end_processes(instance))
         if tell:
-            self._on_lost(instance)
+            self.on_lost(instance)
 
     def _forget(self, instance: Instance) -> None:
         instance.close()
@@ -241,9 +243,15 @@ class InstancePool:
             return await self.take(size)
         return await self.start(size), False
 
+    def claim(self, instance: Instance) -> None:
+        """Take this one out of the standbys."""
+        self._standbys.pop(instance.id, None)
+
     async def put_back(self, instance: Instance) -> None:
-        """Keep an instance that has let go of its pages as a standby; the least recently used beyond the limit ends."""
-        if instance.state != "standby":
+        """Keep an instance that has let go of its pages, or that is armed, as a standby; the least recently used
+        beyond the limit ends.
+        """
+        if instance.state not in ("standby", "armed"):
             return
         self._standbys[instance.id] = instance
         self._standbys.move_to_end(instance.id)

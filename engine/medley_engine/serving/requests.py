@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,6 +67,7 @@ class Dispatcher:
         self.waiting: deque[Request] = deque()
         self.active: Instance | None = None
         self.closing = False
+        self._held_back = False
         self.idle = asyncio.Event()
         self.idle.set()
         self._preemptions: dict[tuple[str, int], int] = {}
@@ -117,7 +119,7 @@ class Dispatcher:
         once.
         """
         instance = self.active
-        if instance is None or instance.state != "attached" or not self.waiting:
+        if instance is None or instance.state != "attached" or not self.waiting or self._held_back:
             return
         counts = self.load(instance)
         given: dict[int, list[dict[str, Any]]] = {}
@@ -137,6 +139,16 @@ class Dispatcher:
             instance.links[rank].tell("add", sequences=sequences)
         if given:
             instance.wake()
+
+    @contextmanager
+    def held_back(self) -> Iterator[None]:
+        """Requests that come meanwhile are taken in and wait."""
+        self._held_back = True
+        try:
+            yield
+        finally:
+            self._held_back = False
+            self.pump()
 
     def on_output(self, instance: Instance, rank: int, frame: Frame) -> None:
         """Tokens from a rank."""

@@ -25,12 +25,14 @@ class Settings:
     block_tokens: int = 16
     blocks_per_rank: int = 512
     chunk_tokens: int = 32
-    budget_tokens: int = 128
+    budget_tokens: int = 64
     max_running: int = 32
     max_queue: int = 256
     batch_invariant: bool = True
     threads: int = 1
     standbys: int = 2
+    arm_standbys: bool = True
+    standby_delay_s: float = 5.0
     spare_experts: int = 0
     drain_timeout_s: float = 300.0
     handover: str = "kv"

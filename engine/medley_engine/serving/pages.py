@@ -1,0 +1,89 @@
+"""Asks the manager for the pages of configurations, and decides which rank gets which experts."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import asdict
+from typing import Any
+
+from medley_engine.config import ModelConfig, Topology
+from medley_engine.memory.wire import RemoteError
+from medley_engine.placement import Placement, rebalance
+from medley_engine.serving.instances import Instance
+from medley_engine.serving.links import ManagerLink
+from medley_engine.serving.settings import Settings
+
+log = logging.getLogger("medley.engine.pages")
+
+_PREPARE_ATTEMPTS = 5
+
+
+class Pages:
+    """Configurations at the manager. ``percent`` tells how far the last preparation is."""
+
+    def __init__(self, settings: Settings, model: ModelConfig, manager: ManagerLink) -> None:
+        self._settings, self._model, self._manager = settings, model, manager
+        self.percent = 0.0
+
+    async def prepare(self, config: str, size: int, placement: Placement, *, armed: bool = False) -> dict[str, Any]:
+        """Have the manager fill a configuration's pages; a manager that was replaced meanwhile is asked again.
+
+        Args:
+            config: its name.
+            size: data-parallel groups.
+            placement: of the experts.
+            armed: nobody asked for it yet, so it adds nothing to what may be lent.
+
+        Raises:
+            RemoteError: it cannot be prepared.
+        """
+        topology = Topology(size, self._settings.tensor_parallel, self._settings.shared_domain)
+        ask = {
+            "config": config, "topology": asdict(topology), "placement": placement.layers, "armed": armed,
+            "peer": self._settings.peer_copy, "shared": self._settings.shared_pages,
+        }  # fmt: skip
+        report = await self._manager.ask("prepare", **ask)
+        for attempt in range(_PREPARE_ATTEMPTS):
+            while report["state"] in ("planning", "copying"):
+                self.percent = report["percent"]
+                await asyncio.sleep(0.002)
+                try:
+                    report = await self._manager.ask("progress", config=config)
+                except RemoteError as error:
+                    if error.kind != "not_found":
+                        raise
+                    report = {"state": "unknown"}
+            if report["state"] == "prepared":
+                return dict(report)
+            if report["state"] == "failed":
+                raise RemoteError("prepare_failed", str(report["failure"]))
+            log.warning("the manager lost configuration %s (attempt %d): asking again", config, attempt + 1)
+            report = await self._manager.ask("prepare", **ask)
+        raise RemoteError("prepare_failed", f"the manager lost configuration {config} {_PREPARE_ATTEMPTS} times")
+
+    async def commit(self, config: str) -> None:
+        """Put a configuration in force: every other one lives only as long as ranks are attached to it."""
+        await self._manager.ask("commit", config=config)
+
+    async def abandon(self, config: str) -> None:
+        """Drop a configuration that will not be used; one that the manager does not know is no error."""
+        try:
+            await self._manager.ask("abandon", config=config)
+        except RemoteError as error:
+            if error.kind != "not_found":
+                raise
+
+    async def place(self, old: Placement | None, size: int, *, measured_on: Instance | None = None) -> Placement:
+        """Experts for a size, moving as few as balance allows; by the load measured on an instance where one is
+        given, with spare copies of the hottest.
+        """
+        layers = len(self._model.moe_layers)
+        loads = [[1.0] * self._model.experts for _ in range(layers)]
+        if measured_on is not None:
+            for reply in await measured_on.ask_all("loads"):
+                for layer, counts in enumerate(reply["tokens"]):
+                    for expert, count in enumerate(counts):
+                        loads[layer][expert] += count
+        spare = self._settings.spare_experts if measured_on is not None else 0
+        return rebalance(old, loads, size * self._settings.tensor_parallel, spare)
