@@ -9,10 +9,20 @@ import pytest
 
 import medley_planner.plan as plan_module
 from medley_planner.check import Violation, check
-from medley_planner.fleet import FleetState, PlanOptions, ReplicaBounds, Stock
+from medley_planner.fleet import (
+    Availability,
+    CapacityType,
+    FleetState,
+    PlanOptions,
+    ReplicaBounds,
+    Role,
+    Stock,
+    Variant,
+)
 from medley_planner.plan import UnsoundPlanError, plan
-from medley_planner.result import FleetPlan, MixEntry, ServicePlan, SolverStatus
-from planner_fleets import SMALL_AND_BIG, fleet, mix, pool, running, service, small_and_big
+from medley_planner.result import BucketShare, Fallback, FleetPlan, MixEntry, ServicePlan, SolverStatus
+from medley_planner.sizes import SizeHistogram
+from planner_fleets import SHORT, SMALL_AND_BIG, Rates, fleet, mix, pool, running, service, small_and_big
 
 STATE = fleet([service("chat", 8.0), service("kept", 1.0, running=running(big=1), pinned=True)], small_and_big())
 PLAN = plan(STATE, PlanOptions(explain=False), capacity_of=SMALL_AND_BIG)
@@ -56,6 +66,100 @@ def test_a_sound_plan_passes() -> None:
 )
 def test_a_fleet_that_asks_for_something_else(state: FleetState, expected: str) -> None:
     assert (expected, "chat") in found(state)
+
+
+SPREAD_POOLS = (
+    pool("spot", 1.0, capacity_type=CapacityType.SPOT, interruptions_per_hour=0.5, load_time_s=360.0),
+    pool("held", 2.0, 1, capacity_type=CapacityType.RESERVED),
+    pool("plain", 3.0),
+)
+SPREAD_RATES = Rates(
+    {(name, 1): {SHORT: 1.0} for name in ("spot", "held", "plain")} | {("plain", 1, Role.DECODE): {SHORT: 2.0}}
+)
+SPREAD_RULES = Availability(spot_max_share=0.5, pool_max_share=0.5, survivable_share=0.5)
+
+
+def spread_state(rate: float = 4.0, cap: float | None = None, **wishes: object) -> FleetState:
+    asked = service("chat", rate, sizes=SizeHistogram.of((*SHORT, 1.0)), **{"availability": SPREAD_RULES, **wishes})
+    return replace(fleet(asked, SPREAD_POOLS), max_cost_usd_per_hour=cap)
+
+
+SPREAD = plan(spread_state(), PlanOptions(explain=False), capacity_of=SPREAD_RATES)
+
+
+def spread_found(state: FleetState, fleet_plan: FleetPlan = SPREAD) -> set[str]:
+    return {each.constraint for each in check(state, fleet_plan, SPREAD_RATES)}
+
+
+def spread_plan(change: Callable[[ServicePlan], ServicePlan]) -> FleetPlan:
+    return replace(SPREAD, services=tuple(change(each) for each in SPREAD.services))
+
+
+def test_a_sound_plan_that_is_spread_passes() -> None:
+    assert mix(SPREAD.service("chat")) == {"held": 1, "plain": 1, "spot": 2}
+    assert spread_found(spread_state()) == set()
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        (spread_state(availability=replace(SPREAD_RULES, spot_max_share=0.4)), {"spot_share"}),
+        (spread_state(availability=replace(SPREAD_RULES, pool_max_share=0.4)), {"pool_share"}),
+        (spread_state(availability=replace(SPREAD_RULES, survivable_share=0.6)), {"survivable"}),
+        (spread_state(queueing_quantile=0.01), {"queueing", "survivable"}),
+        (spread_state(cap=4.9), {"fleet_cost_cap"}),
+        (spread_state(cap=5.0), set()),
+        (spread_state(max_cost_usd_per_hour=4.9), {"cost_cap"}),
+    ],
+)
+def test_a_fleet_that_asks_for_more_spread_room_or_thrift(state: FleetState, expected: set[str]) -> None:
+    assert spread_found(state) == expected
+
+
+def test_a_loss_that_the_plan_says_nothing_of() -> None:
+    assert spread_found(spread_state(), spread_plan(lambda each: replace(each, fallbacks=()))) == {"survivable"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda fallback: replace(fallback, served_share=0.7),
+        lambda fallback: replace(fallback, shares=fallback.shares[:1]),
+        lambda fallback: replace(fallback, shares=(replace(fallback.shares[0], share=0.5), *fallback.shares[2:])),
+        lambda fallback: replace(
+            fallback, shares=tuple(replace(each, variant=Variant("spot", 1)) for each in fallback.shares)
+        ),
+    ],
+)
+def test_a_loss_after_which_less_is_served_than_the_plan_says(change: Callable[[Fallback], Fallback]) -> None:
+    broken = spread_plan(lambda each: replace(each, fallbacks=tuple(map(change, each.fallbacks))))
+    assert spread_found(spread_state(), broken) == {"survivable"}
+
+
+@pytest.mark.parametrize("figure", ["cost_usd_per_hour", "reserved_usd_per_hour", "risk_usd_per_hour"])
+def test_money_that_does_not_add_up(figure: str) -> None:
+    def dearer(value: FleetPlan | ServicePlan | MixEntry) -> dict[str, float]:
+        return {figure: getattr(value, figure) + 1.0}
+
+    entry = spread_plan(lambda each: replace(each, mix=tuple(replace(e, **dearer(e)) for e in each.mix)))
+    assert spread_found(spread_state(), entry) == {"accounting"}
+    assert spread_found(spread_state(), spread_plan(lambda each: replace(each, **dearer(each)))) == {"accounting"}
+    assert spread_found(spread_state(), replace(SPREAD, **dearer(SPREAD))) == {"accounting"}
+
+
+def test_output_tokens_that_nobody_computes() -> None:
+    """Decode replicas alone are not enough, nor are they allowed where parts are not asked for."""
+
+    def decode_only(each: ServicePlan) -> ServicePlan:
+        variant = Variant("plain", 1, role=Role.DECODE)
+        entry = MixEntry(variant, 2, 2, 6.0, 1.0)
+        share = BucketShare(*SHORT, variant, 1.0, 2.0)
+        return replace(each, mix=(entry,), shares=(share,), cost_usd_per_hour=6.0)
+
+    free = Availability()
+    broken = spread_found(spread_state(disaggregated=True, availability=free), spread_plan(decode_only))
+    assert "demand" in broken and "allowed" not in broken
+    assert "allowed" in spread_found(spread_state(availability=free), spread_plan(decode_only))
 
 
 def test_stock_counts_what_is_kept_first() -> None:
