@@ -25,7 +25,7 @@ def fleet_tables(planned: PlannedFleet) -> RenderableType:
     parts: list[RenderableType] = []
     for each in planned.services:
         parts += [service_headline(each.service), Padding(plan_tables(each.plan), (0, 0, 1, 2), expand=False)]
-    if len(planned.services) > 1:
+    if len(planned.services) > 1 or planned.fleet.nearest_feasible_cap_usd_per_hour is not None:
         parts += [_fleet_summary(planned), Text()]
     if planned.sensitivity is not None:
         parts.append(sensitivity_tables(planned.sensitivity, alone=len(planned.services) == 1))
@@ -150,19 +150,36 @@ def _rejections_table(rejected: Sequence[PlanRejection]) -> Table:
 
 
 def _fleet_summary(planned: PlannedFleet) -> Group:
-    table = columns("pool", "GPU")
+    table = columns("pool", "GPU", "capacity")
     for name in ("$/GPU-hour", "GPUs used", "of"):
         table.add_column(name, justify="right")
     used = dict(planned.fleet.gpus_by_pool)
+    kinds = {pool.name: pool.capacity_type.value for pool in planned.state.pools}
     for pool in planned.pools:
-        limit = "unlimited" if pool.spec.limit is None else str(pool.spec.limit)
         table.add_row(
-            pool.name, pool.spec.gpu.type, money(pool.spec.price_per_gpu_hour), str(used.get(pool.name, 0)), limit
+            pool.name,
+            pool.spec.gpu.type,
+            kinds[pool.name],
+            money(pool.spec.price_per_gpu_hour),
+            str(used.get(pool.name, 0)),
+            "unlimited" if pool.spec.limit is None else str(pool.spec.limit),
         )
+    return Group(table, Text(), _fleet_cost(planned))
+
+
+def _fleet_cost(planned: PlannedFleet) -> Text:
+    """What all services cost together, and how good that is."""
     fleet = planned.fleet
-    total = Text.assemble(
+    made = Text.assemble(
         (f"all services {money(fleet.cost_usd_per_hour)} $/h", "bold"),
         f"  lower bound {money(fleet.lower_bound_usd_per_hour)} $/h, gap {100 * fleet.gap:.2g} %",
         f", solver {fleet.status.value}",
     )
-    return Group(table, Text(), total)
+    if fleet.reserved_usd_per_hour > 0:
+        made.append(f"\nreserved GPUs in use {money(fleet.reserved_usd_per_hour)} $/h, paid for anyhow")
+    if fleet.risk_usd_per_hour > 0:
+        made.append(f"\ninterruptions are expected to cost {money(fleet.risk_usd_per_hour)} $/h more")
+    if fleet.nearest_feasible_cap_usd_per_hour is not None:
+        cap = money(fleet.nearest_feasible_cap_usd_per_hour)
+        made.append(f"\nthe lowest cap on the fleet that would do is {cap} $/h", style="bold")
+    return made
