@@ -84,9 +84,9 @@ class _Programme:
             unserved = self._unserved(s, service, total_rps)
             everything = range(len(service.variants))
             self._served(f"_{s}", service, usable, unserved, among=everything, share=1.0)
-            for p, (_, left) in enumerate(service.losses):
+            for p, (_, left) in enumerate(service.losses if goal not in LEAVES_UNSERVED else ()):
                 survives = service.availability.survivable_share
-                self._served(f"_{s}_without_{p}", service, usable, unserved, among=left, share=survives)
+                self._served(f"_{s}_without_{p}", service, usable, None, among=left, share=survives)
             self._count_rows(s, service)
             self._price(s, service)
         self._stock()
@@ -154,7 +154,7 @@ class _Programme:
         among: Collection[int],
         share: float,
     ) -> None:
-        """`demand` and `capacity`, or `survivable`: these variants serve this share of what is served at all."""
+        """`demand` and `capacity`, or `survivable`: these variants serve this share of every bucket."""
         used: dict[int, Terms] = {v: [] for v in among}
         for b, loads in enumerate(service.loads):
             shares = {v: self.model.add_variable(f"x{name}_{b}_{v}", 0) for v in among if loads[v] < math.inf}
@@ -163,7 +163,7 @@ class _Programme:
             for i, part in enumerate(service.parts):
                 served: Terms = [(shares[v], 1.0) for v in part if v in shares]
                 if unserved is not None:
-                    served.append((unserved[b], share))
+                    served.append((unserved[b], 1.0))
                 self._equal(f"demand{name}_{b}_{i}", served, share)
         for v, terms in used.items():
             if terms:
