@@ -34,8 +34,8 @@ MAX_SEQUENCES = 256
 """Requests that a data parallel rank decodes at once (vLLM's `--max-num-seqs`)."""
 MAX_STEP_TOKENS = 2048
 """Tokens of a step, decoded and prefilled together (vLLM's `--max-num-batched-tokens`)."""
-KEY_VALUE_TRANSFER_BYTES_PER_S = 12.5e9
-"""What a GPU can send to another node: a 100 Gbit/s network, or its link to peers where that is slower.
+KEY_VALUE_TRANSFER_BYTES_PER_S = 3.125e9
+"""What a GPU can send to another node: a network of 25 Gbit/s, or its link to peers where that is slower.
 
 A prefill replica hands the cache of a prompt over to a decode replica at this rate.
 """

@@ -10,8 +10,10 @@ import typer
 from medley_operator.api.llmservice import LLMService
 from medley_operator.api.manifest import InvalidManifestError, parse
 from medley_operator.cli import discover as discovery
+from medley_operator.cli.bucketing import DEFAULT_MODEL, error_data, error_tables, errors_of
 from medley_operator.cli.cluster import Cluster, ClusterError, Connection
 from medley_operator.cli.columns import rows_table
+from medley_operator.cli.estimating import EstimatorChoice, EstimatorMissingError, capacity_function
 from medley_operator.cli.explain import (
     TargetError,
     explanation,
@@ -39,7 +41,9 @@ from medley_operator.cli.sensitivity import SENSITIVITY_TIME_S, told_within
 from medley_operator.cli.simulation import Replay, simulate_planned, told_progress
 from medley_operator.cli.simulation_tables import simulation_tables
 from medley_operator.cli.tables import fleet_tables
-from medley_operator.cli.workload import trace_workload, workload_tables
+from medley_operator.cli.workload import DEFAULT_PRIOR, find_workload
+from medley_operator.cli.workload_tables import workload_tables
+from medley_operator.estimators.aiconfigurator import AIConfiguratorError
 from medley_operator.version import VERSION
 from medley_planner.buckets import DEFAULT_BINS
 from medley_planner.fleet import Formulation, PlanOptions
@@ -82,6 +86,13 @@ def plan(
         Path | None,
         typer.Option(help="Also write the plan, why, and plots to this HTML file.", show_default=False),
     ] = None,
+    estimator: Annotated[
+        EstimatorChoice, typer.Option(help="Where capacities come from that a ModelProfile has not measured.")
+    ] = EstimatorChoice.AUTO,
+    disaggregated: Annotated[
+        bool,
+        typer.Option("--disaggregated", help="Also weigh replicas that only prefill or only decode: advice alone."),
+    ] = False,
     time_limit: Annotated[
         float, typer.Option(min=0.1, max=3600, help="Bound on the solver's time, in seconds.")
     ] = 30.0,
@@ -92,18 +103,19 @@ def plan(
     Ends with status 0 where all services are served, 1 where one is not, 2 where the input is wrong.
     """
     effort = Effort() if report is not None else TURNS_ONLY if sensitivity else None
-    question = Question(PlanOptions(formulation=formulation, time_limit_s=time_limit), fleet_cap, effort)
+    options = PlanOptions(formulation=formulation, time_limit_s=time_limit)
     try:
         if report is not None:
             require_report(report)
-        with told_within(SENSITIVITY_TIME_S) as progress:
+        with capacity_function(estimator) as capacity_of, told_within(SENSITIVITY_TIME_S) as progress:
+            question = Question(options, fleet_cap, effort, capacity_of, disaggregated)
             planned = plan_inputs(read_inputs(files), question, progress=progress)
         if report is not None:
             write_page(report, plan_page(planned))
     except InputError as error:
         print_mistakes(error.mistakes)
         raise typer.Exit(EXIT_BAD_INPUT) from None
-    except ReportError as error:
+    except (ReportError, EstimatorMissingError, AIConfiguratorError) as error:
         print_errors([str(error)])
         raise typer.Exit(EXIT_BAD_INPUT) from None
     except UnsoundPlanError as error:
@@ -147,7 +159,7 @@ def simulate(
     ] = Knowledge.MEAN,
     balancing: Annotated[
         Balancing, typer.Option(help="Which replica of a variant gets a request.")
-    ] = Balancing.LEAST_WORK,
+    ] = Balancing.LEAST_LOAD,
     output: Output = OutputFormat.TABLE,
     html: Annotated[Path | None, typer.Option(help="Also write the result with plots to this HTML file.")] = None,
 ) -> None:
@@ -232,7 +244,24 @@ def explain(
 
 @app.command()
 def workload(
-    trace: Annotated[Path, typer.Argument(help="A trace of requests: CSV or JSON lines, packed with gzip or not.")],
+    trace: Annotated[
+        str | None,
+        typer.Argument(help="A trace of requests: CSV or JSON lines, packed with gzip or not; - for standard input."),
+    ] = None,
+    *,
+    marginals: Annotated[
+        str | None,
+        typer.Option(
+            help="Measured histograms of input and of output sizes, to fit to: /metrics of an engine, or YAML."
+        ),
+    ] = None,
+    prior: Annotated[
+        str, typer.Option(help="Preset that --marginals are fitted with, where there is no trace.")
+    ] = DEFAULT_PRIOR,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN=VALUE", help="Count only these requests (labels, with --marginals). Repeatable."),
+    ] = None,
     rate: Annotated[
         float | None,
         typer.Option(
@@ -240,21 +269,34 @@ def workload(
         ),
     ] = None,
     buckets: Annotated[int, typer.Option(min=1, max=16, help="Buckets of each of the two sizes.")] = DEFAULT_BINS,
+    error: Annotated[
+        bool, typer.Option("--error", help="Also show what bucketing does to the price of the trace's load.")
+    ] = False,
+    model: Annotated[str, typer.Option(help="With --error: the model, by its id in the catalogue.")] = DEFAULT_MODEL,
+    tpot: Annotated[float, typer.Option(min=0.1, max=1e6, help="With --error: ms per output token.")] = 80.0,
+    ttft: Annotated[float, typer.Option(min=1, max=1e7, help="With --error: ms to the first token.")] = 10_000.0,
     output: Output = OutputFormat.TABLE,
 ) -> None:
-    """Turn a trace into a histogram of request sizes; -o yaml prints the workload of an LLMService's spec."""
+    """Turn a trace, or measured margins, into a histogram of request sizes.
+
+    -o yaml prints the workload of an LLMService's spec.
+    """
     try:
-        made = trace_workload(str(trace), rate_rps=rate, bins=buckets)
-    except InputError as error:
-        print_mistakes(error.mistakes)
+        made = find_workload(trace, marginals=marginals, prior=prior, where=where or (), rate_rps=rate, bins=buckets)
+        errors = errors_of(made, model=model, tpot_ms=tpot, ttft_ms=ttft) if error else None
+    except InputError as wrong:
+        print_mistakes(wrong.mistakes)
         raise typer.Exit(EXIT_BAD_INPUT) from None
     match output:
         case OutputFormat.TABLE:
             print_tables(workload_tables(made))
+            if errors is not None:
+                print_tables(error_tables(errors, model))
         case OutputFormat.YAML:
             print_data({"workload": made.to_spec()}, output)
         case OutputFormat.JSON:
-            print_data({"workload": made.to_spec(), "statistics": made.statistics()}, output)
+            told = {} if errors is None else {"bucketing": error_data(errors)}
+            print_data({"workload": made.to_spec(), "statistics": made.statistics(), **told}, output)
 
 
 @app.command()

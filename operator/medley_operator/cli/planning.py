@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from medley_operator.api.gpupool import GPUPool
@@ -16,13 +16,16 @@ from medley_operator.api.traces import TraceKey, histogram_of_config_map
 from medley_operator.api.translate import declared_stock, plan_status, planner_pool, planner_service
 from medley_operator.cli.inputs import InputError, Inputs, Mistake
 from medley_operator.cli.sensitivity import sensitivity_manifest
-from medley_planner.fleet import FleetState, PlanOptions, Pool
+from medley_planner.capacity import capacities
+from medley_planner.fleet import FleetState, PlanOptions, Pool, Role
 from medley_planner.gpus import GPUType
 from medley_planner.memo import Memo
 from medley_planner.plan import InvalidFleetError, plan
 from medley_planner.result import FleetPlan, Outcome
 from medley_planner.sensitivity import Effort, Progress, Sensitivity, sensitivity
 from medley_planner.sizes import SizeHistogram
+from medley_planner.variants import CapacityFunction
+from medley_planner.wording import mix_text
 
 FEASIBLE = frozenset({Outcome.PLANNED.value, Outcome.PINNED.value})
 """Outcomes after which `medley plan` ends with status 0."""
@@ -66,15 +69,27 @@ class PlannedFleet:
         """Whether every service is served."""
         return all(planned.feasible for planned in self.services)
 
+    def _caps(self) -> dict[str, float]:
+        """The fleet's price cap, where there is one, and the nearest that would do, where it is too low."""
+        caps = {
+            "maxCostPerHour": self.state.max_cost_usd_per_hour,
+            "nearestFeasibleCostCap": self.fleet.nearest_feasible_cap_usd_per_hour,
+        }
+        return {name: round(cap, 4) for name, cap in caps.items() if cap is not None}
+
     def to_manifest(self) -> dict[str, Any]:
         """The plan for programs: what `-o json` and `-o yaml` print."""
         used = dict(self.fleet.gpus_by_pool)
+        kinds = {pool.name: pool.capacity_type.value for pool in self.state.pools}
         return {
             "feasible": self.feasible,
             "costPerHour": round(self.fleet.cost_usd_per_hour, 4),
             "lowerBound": round(self.fleet.lower_bound_usd_per_hour, 4),
             "gapPercent": round(100 * self.fleet.gap, 2),
             "solver": self.fleet.status.value,
+            "reservedPerHour": round(self.fleet.reserved_usd_per_hour, 4),
+            "interruptionsPerHour": round(self.fleet.risk_usd_per_hour, 4),
+            **self._caps(),
             "services": [
                 {
                     "namespace": planned.service.namespace,
@@ -89,6 +104,7 @@ class PlannedFleet:
                 {
                     "name": pool.name,
                     "gpu": pool.spec.gpu.type,
+                    "capacityType": kinds[pool.name],
                     "pricePerGPUHour": pool.spec.price_per_gpu_hour,
                     "usedGPUs": used.get(pool.name, 0),
                     **({} if pool.spec.limit is None else {"limit": pool.spec.limit}),
@@ -108,11 +124,16 @@ class Question:
         options: How to plan.
         max_cost_usd_per_hour: Price cap for all services together; None is no cap.
         effort: How much is asked about how far the plan holds; None is nothing.
+        capacity_of: What one replica sustains.
+        disaggregated: Whether prefill and decode may run on replicas of their own, which is advice: the operator does
+            not run such replicas.
     """
 
     options: PlanOptions
     max_cost_usd_per_hour: float | None = None
     effort: Effort | None = None
+    capacity_of: CapacityFunction = capacities
+    disaggregated: bool = False
 
 
 def plan_inputs(inputs: Inputs, question: Question, *, progress: Progress | None = None) -> PlannedFleet:
@@ -131,18 +152,26 @@ def plan_inputs(inputs: Inputs, question: Question, *, progress: Progress | None
         raise InputError([Mistake("input", None, "", "there is no LLMService to plan")])
     gpus, resolved = _resolve(inputs)
     state = FleetState(
-        services=tuple(planner_service(service) for service in resolved),
+        services=tuple(replace(planner_service(service), disaggregated=question.disaggregated) for service in resolved),
         pools=tuple(_pool(inputs.pools[name], gpu) for name, gpu in sorted(gpus.items())),
         max_cost_usd_per_hour=question.max_cost_usd_per_hour,
     )
     memo = Memo()
     try:
-        answer = plan(state, question.options, memo=memo)
+        answer = plan(state, question.options, memo=memo, capacity_of=question.capacity_of)
     except InvalidFleetError as error:
         raise InputError([Mistake("input", None, error.field, error.message)]) from None
     holds = None
     if question.effort is not None:
-        holds = sensitivity(state, answer, question.options, effort=question.effort, progress=progress, memo=memo)
+        holds = sensitivity(
+            state,
+            answer,
+            question.options,
+            effort=question.effort,
+            progress=progress,
+            memo=memo,
+            capacity_of=question.capacity_of,
+        )
     types = {name: gpu.name for name, gpu in gpus.items()}
     return PlannedFleet(
         services=tuple(
@@ -152,9 +181,20 @@ def plan_inputs(inputs: Inputs, question: Question, *, progress: Progress | None
         pools=tuple(inputs.pools[name] for name in sorted(gpus)),
         state=state,
         fleet=answer,
-        notes=tuple(_notes(inputs, resolved)),
+        notes=(*_notes(inputs, resolved), *_notes_about_roles(answer)),
         sensitivity=holds,
     )
+
+
+def _notes_about_roles(answer: FleetPlan) -> Iterator[str]:
+    """Which services the plan would split into prefill and decode, and that this is advice."""
+    for service in answer.services:
+        parts = [entry for entry in service.mix if entry.variant.role is not Role.SHARED]
+        if parts:
+            yield (
+                f"{service.name}: {mix_text(parts)} would compute prompts and outputs apart; that is advice, "
+                "as the operator does not run such replicas yet"
+            )
 
 
 def _resolve(inputs: Inputs) -> tuple[dict[str, GPUType], list[ResolvedService]]:

@@ -1,0 +1,1 @@
+"""Estimators of capacity that need more than the planner may: other packages, processes, files."""
