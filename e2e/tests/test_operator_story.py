@@ -134,7 +134,8 @@ def test_another_image_is_a_migration_between_deployments(operated: Cluster) -> 
 
 def test_in_a_full_pool_another_image_takes_one_replica_at_a_time(operated: Cluster) -> None:
     nodes = operated.add_gpu_nodes("a100", 1, gpus_per_node=3, zone="small")
-    create(operated, gpu_pool("small", "A100-80GB", {"topology.kubernetes.io/zone": "small"}))
+    product = operated.api.get(f"{POOLS}/a100")["spec"]["nodeSelector"]
+    create(operated, gpu_pool("small", "A100-80GB", {**product, "topology.kubernetes.io/zone": "small"}))
     try:
         create(operated, llm("chat", rate=16, gpus={"pools": ["small"], "tensorParallel": [1]}))
         before = mix(wait_settled(operated, "chat"))

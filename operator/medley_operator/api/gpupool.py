@@ -118,7 +118,7 @@ class GPUPoolSpec(ApiModel):
     """GPUs on one node. A replica never spans nodes, so this bounds its tensor parallelism."""
     node_selector: Annotated[dict[LabelKey, LabelValue], Field(max_length=32)] = Field(default_factory=dict)
     """Labels of the pool's nodes, for example nvidia.com/gpu.product. A node counts in one pool only: the one that
-    selects it by the most labels."""
+    selects it by the most labels, between equals the first by name."""
     tolerations: tuple[Toleration, ...] = Field((), max_length=32, json_schema_extra=ATOMIC_LIST)
     """Tolerations that pods need on the pool's nodes."""
     resource_name: str = Field(
