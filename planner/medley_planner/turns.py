@@ -21,7 +21,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from medley_planner.result import FleetPlan, Outcome, ServicePlan
+from medley_planner.result import FleetPlan, MixEntry, Outcome, ServicePlan
 from medley_planner.wording import mix_text
 
 
@@ -144,8 +144,13 @@ def find_turn(
 
 def _cost_of_present(figure: Figure, subject: str, now: float, present: FleetPlan, value: float) -> float | None:
     if figure is Figure.PRICE:
-        return present.cost_usd_per_hour + dict(present.gpus_by_pool).get(subject, 0) * (value - now)
+        here = math.fsum(entry.cost_usd_per_hour for entry in _in_pool(present, subject))
+        return present.cost_usd_per_hour + here * (value / now - 1.0)
     return present.cost_usd_per_hour if value <= now else None
+
+
+def _in_pool(plan: FleetPlan, pool: str) -> list[MixEntry]:
+    return [entry for service in plan.services for entry in service.mix if entry.variant.pool == pool]
 
 
 @dataclass
@@ -222,20 +227,24 @@ def summary(plan: ServicePlan) -> str:
 
 
 def where_costs_meet(pool: str, now: float, present: FleetPlan) -> Guess:
-    """For a pool's price: where the present mixes cost as much as the others.
+    """For a pool's price: where the present mixes are expected to cost as much as the others.
 
-    With G GPUs of the pool at price p, and R for everything else, a plan costs R + G·p; two plans cost the same at
-    p = (R₂ − R₁) / (G₁ − G₂).
+    With G·p for the pool's replicas at price p, interruptions included, and R for everything else, a plan costs
+    R + G·p; two plans cost the same at p = (R₂ − R₁) / (G₁ − G₂).
     """
-    gpus = dict(present.gpus_by_pool).get(pool, 0)
-    rest = present.cost_usd_per_hour - gpus * now
+    slope, rest = _line(pool, now, present)
 
     def guess(value: float, other: FleetPlan) -> float | None:
-        other_gpus = dict(other.gpus_by_pool).get(pool, 0)
-        other_rest = other.cost_usd_per_hour - other_gpus * value
-        return None if gpus == other_gpus else (other_rest - rest) / (gpus - other_gpus)
+        other_slope, other_rest = _line(pool, value, other)
+        return None if slope == other_slope else (other_rest - rest) / (slope - other_slope)
 
     return guess
+
+
+def _line(pool: str, price: float, plan: FleetPlan) -> tuple[float, float]:
+    """G and R of a plan made at this price."""
+    here = math.fsum(entry.cost_usd_per_hour + entry.risk_usd_per_hour for entry in _in_pool(plan, pool))
+    return here / price, plan.expected_usd_per_hour - here
 
 
 def where_a_mix_is_full(service: str, now: float, present: FleetPlan, *, usable: float, upwards: bool) -> Guess:

@@ -242,6 +242,12 @@ def test_without_being_asked_there_is_no_sensitivity() -> None:
     assert "sensitivity" not in json.loads(medley("plan", "-f", MIX, "-o", "json").stdout)
 
 
+def test_a_fleet_cap_bounds_all_services_together() -> None:
+    both = str(GOLDEN / "two-services.input.yaml")
+    assert medley("plan", "-f", both, "--fleet-cap", "11").exit_code == 0
+    assert medley("plan", "-f", both, "--fleet-cap", "9").exit_code == 1
+
+
 def test_no_question_is_begun_after_the_time() -> None:
     now_s = [0.0]
     with told_within(10.0, clock=lambda: now_s[0]) as told:

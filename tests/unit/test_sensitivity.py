@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from medley_planner.curves import Axis
-from medley_planner.fleet import FleetState, PlanOptions
+from medley_planner.fleet import CapacityType, FleetState, PlanOptions
 from medley_planner.memo import Memo
 from medley_planner.plan import plan
 from medley_planner.result import Outcome
@@ -87,6 +87,23 @@ WITH_DEAR = Rates({**SMALL_AND_BIG.table, ("dear", 1): {SHORT: 8.0, LONG: 2.0}})
 def test_what_is_free_has_no_turn() -> None:
     found = asked(fleet(service(rate=8.0), (pool("small", 0.0), small_and_big()[1])))
     assert {each.subject for each in found.prices} == {"big"}
+
+
+def test_what_is_paid_anyhow_has_no_turn() -> None:
+    small, big = small_and_big()
+    found = asked(fleet(service(rate=8.0), (small, replace(big, capacity_type=CapacityType.RESERVED))))
+    assert {each.subject for each in found.prices} == {"small"}
+
+
+def test_a_spot_pool_turns_where_its_price_and_its_interruptions_cost_as_much() -> None:
+    """One interruption an hour, six minutes to load: spot costs 1.1 times its price, so that 5.00 $ are 4.55 $."""
+    spot = pool("spot", 2.0, capacity_type=CapacityType.SPOT, interruptions_per_hour=1.0, load_time_s=360.0)
+    rates = Rates({("spot", 1): {SHORT: 8.0, LONG: 2.0}, ("big", 1): {SHORT: 8.0, LONG: 2.0}})
+    found = asked(fleet(service(rate=8.0), (spot, pool("big", 5.0))), rates=rates)
+    up = turn(found.prices, "spot", upwards=True)
+    assert up.changes_at == pytest.approx(5.0 / 1.1, rel=3e-3)
+    assert up.plans <= 4
+    assert up.cost_before_usd_per_hour == pytest.approx(3 * up.changes_at)
 
 
 def test_a_turn_of_a_shared_pool_names_all_services_that_change() -> None:
