@@ -53,7 +53,7 @@ def test_nothing_is_lost_or_made_up(
             assert unit.blocks_used == 0
             assert unit.gauges.most_blocks <= each.kind.limits.blocks
             assert unit.waiting == unit.running == 0
-            assert abs(unit.work_s) < 1e-6
+            assert abs(unit.load) < 1e-6
     decoded = sum(unit.gauges.reading().decoded_tokens for each in run.instances for unit in each.units)
     assert decoded >= int((asked.output_tokens - 1).sum()) - sum(book.preemptions.values())
 

@@ -160,6 +160,9 @@ def simulate(
     balancing: Annotated[
         Balancing, typer.Option(help="Which replica of a variant gets a request.")
     ] = Balancing.LEAST_LOAD,
+    overflow: Annotated[
+        bool, typer.Option(help="Where a variant is at its capacity, requests go to another one that can serve them.")
+    ] = True,
     output: Output = OutputFormat.TABLE,
     html: Annotated[Path | None, typer.Option(help="Also write the result with plots to this HTML file.")] = None,
 ) -> None:
@@ -178,6 +181,7 @@ def simulate(
         seed=seed,
         knowledge=router,
         balancing=balancing,
+        overflow=overflow,
     )
     try:
         if html is not None:

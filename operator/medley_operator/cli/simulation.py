@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from medley_operator.cli.inputs import InputError, Mistake
 from medley_operator.cli.planning import PlannedFleet
-from medley_operator.cli.workload import trace_workload
+from medley_operator.cli.workload import open_rated_trace
 from medley_planner.fleet import Service
 from medley_planner.presets import UnknownPresetError, preset
 from medley_planner.simulator.measures import Attainment, Distribution, ServiceMeasures, VariantMeasures
@@ -47,6 +47,7 @@ class Replay:
         seed: Of everything that is drawn.
         knowledge: What the router knows of outputs.
         balancing: Which replica of a variant gets a request.
+        overflow: Whether a request whose variant is at its capacity goes to another one that can serve it.
     """
 
     trace: str | None = None
@@ -57,7 +58,8 @@ class Replay:
     interarrival_cv: float | None = None
     seed: int = 0
     knowledge: Knowledge = Knowledge.MEAN
-    balancing: Balancing = Balancing.LEAST_WORK
+    balancing: Balancing = Balancing.LEAST_LOAD
+    overflow: bool = True
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,11 @@ class SimulatedFleet:
             "simulated": True,
             "seed": self.replay.seed,
             "durationSeconds": round(self.horizon_s, 3),
-            "router": {"outputs": self.replay.knowledge.value, "balancing": self.replay.balancing.value},
+            "router": {
+                "outputs": self.replay.knowledge.value,
+                "balancing": self.replay.balancing.value,
+                "overflow": self.replay.overflow,
+            },
             "costPerHour": _rounded(self.measures.cost_usd_per_hour),
             "plannedCostPerHour": _rounded(self.planned.fleet.cost_usd_per_hour),
             "shortcomings": list(self.shortcomings),
@@ -135,6 +141,7 @@ def simulate_planned(planned: PlannedFleet, replay: Replay, *, told: Told | None
         RunOptions(
             knowledge=replay.knowledge,
             balancing=replay.balancing,
+            overflow=replay.overflow,
             seed=replay.seed,
             bin_s=max(horizon_s, 1e-6) / TIMELINE_BINS,
         ),
@@ -192,7 +199,7 @@ def _arriving(
 
 def _of_trace(service: Service, replay: Replay, notes: list[str]) -> Requests:
     """The trace's requests at the rate that is asked for."""
-    trace = trace_workload(str(replay.trace), rate_rps=None).trace
+    trace = open_rated_trace(str(replay.trace))
     rate_rps = service.rate_rps if replay.rate_rps is None else replay.rate_rps
     if not rate_rps > 0:
         raise _wrong("--rate", f"{service.name} is planned for no requests; say at which rate the trace is replayed")

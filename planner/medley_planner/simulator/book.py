@@ -41,7 +41,7 @@ class Book:
         prefill_replica: The replica that computed its prompt for another one to decode; −1 where there is none.
         fate: How it ended.
         preemptions: How often it was put back because the cache was full.
-        work_s: What the router takes it for: seconds of a replica's capacity on the replica it was given to.
+        load: What the router takes it for: its part of the replica it was given to (see `routing`).
     """
 
     inputs: list[int]
@@ -54,7 +54,7 @@ class Book:
     prefill_replica: list[int] = field(init=False)
     fate: list[Fate] = field(init=False)
     preemptions: dict[int, int] = field(default_factory=dict)
-    work_s: list[float] = field(init=False)
+    load: list[float] = field(init=False)
 
     def __post_init__(self) -> None:
         requests = len(self.inputs)
@@ -64,7 +64,7 @@ class Book:
         self.replica = [-1] * requests
         self.prefill_replica = [-1] * requests
         self.fate = [Fate.OPEN] * requests
-        self.work_s = [0.0] * requests
+        self.load = [0.0] * requests
 
     @classmethod
     def of(cls, requests: Requests) -> Book:

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from medley_planner.capacity import ROOFLINE
+from medley_planner.capacity import ROOFLINE, capacities
 from medley_planner.fleet import FleetState, Objectives, Pool, Role, Service, Variant
 from medley_planner.memory import ReplicaMemory
 from medley_planner.result import BucketShare, FleetPlan, ServicePlan
@@ -148,6 +148,7 @@ def planned_run(
         kinds,
         options=replace(options, seed=options.seed ^ zlib.crc32(service.name.encode())),
         hand_over=_hand_over(service, by_name, planned),
+        at_once={variant: _at_once(service, by_name[variant.pool], kind) for variant, kind in kinds.items()},
     )
     run.start(planned)
     return run
@@ -253,6 +254,28 @@ def _stricter(objectives: Objectives, stretch: float) -> Objectives:
         time_per_output_token_s=None if per_token_s is None else per_token_s / stretch,
         time_to_first_token_s=None if first_token_s is None else first_token_s / stretch,
     )
+
+
+def _at_once(service: Service, pool: Pool, kind: ReplicaKind) -> dict[tuple[int, int], float]:
+    """Requests of each size that a unit has at once at its capacity: none where it cannot serve them."""
+    sizes = tuple((bucket.input_tokens, bucket.output_tokens) for bucket in service.sizes.buckets)
+    found = capacities(
+        model=service.model,
+        measurements=service.measurements,
+        engine=service.engine,
+        gpu=pool.gpu,
+        parallelism=kind.variant.parallelism,
+        role=kind.variant.role,
+        sizes=sizes,
+        objectives=service.objectives,
+        max_context_tokens=service.max_context_tokens,
+        correction=service.corrections.get((pool.gpu.name, kind.variant.parallelism), 1.0),
+    )
+    return {
+        size: max(1.0, each.concurrency / kind.units)
+        for size, each in zip(sizes, found, strict=True)
+        if each.requests_per_second > 0
+    }
 
 
 def _hand_over(service: Service, pools: Mapping[str, Pool], mix: Mapping[Variant, int]) -> HandOver:

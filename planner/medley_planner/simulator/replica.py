@@ -73,10 +73,10 @@ class Replica:
         "_watermark_blocks",
         "gauges",
         "handed_over",
+        "load",
         "next_s",
         "now_s",
         "number",
-        "work_s",
     )
 
     def __init__(
@@ -93,8 +93,8 @@ class Replica:
         self.gauges = gauges
         self.next_s = math.inf
         """End of the running step, or of the run of steps; infinite while nothing runs."""
-        self.work_s = 0.0
-        """What the router has given it and has not come back, in the router's own estimate."""
+        self.load = 0.0
+        """What the router has given it and has not come back, in the router's own estimate; 1 is its capacity."""
         self.handed_over: list[tuple[float, int]] = []
         """Of a prefill replica: (when, request) that a decode replica should go on with."""
         self._steps = steps
@@ -153,7 +153,7 @@ class Replica:
         if self._limits.max_waiting is not None and len(self._waiting) >= self._limits.max_waiting and not self.idle:
             return False
         self._book.replica[request] = self.number
-        self.work_s += self._book.work_s[request]
+        self.load += self._book.load[request]
         self._waiting.append(request)
         if self.next_s == math.inf:
             self.gauges.idle_until(now_s)
@@ -179,7 +179,7 @@ class Replica:
         self._emitted.clear()
         self._by_phase = [0] * self._block_tokens
         self._partial, self._run, self._batch, self._cached, self._blocks_used = -1, 0, 0, 0, 0
-        self.next_s, self.work_s = math.inf, 0.0
+        self.next_s, self.load = math.inf, 0.0
         return left
 
     # What a step computes
@@ -397,7 +397,7 @@ class Replica:
         self._blocks_used -= self._blocks_for(held)
 
     def _leave(self, request: int, *, handed_over: bool) -> None:
-        self.work_s -= self._book.work_s[request]
+        self.load -= self._book.load[request]
         self.gauges.served(request)
         if handed_over:
             self._book.prefill_replica[request] = self.number

@@ -3,6 +3,10 @@
 A plan splits *buckets*, and a bucket is a size of input and of output. A router knows the input; it takes the output
 for the mean of the workload's requests with inputs like it (Mélange's balancer does the same from what it has seen),
 looks up the nearest bucket, and draws one of the variants that share it with their shares as weights.
+
+The *load* of a request is the part that it takes of a replica: one over the requests of its size that the replica has
+at once when it serves its capacity. A replica whose requests have a load of 1 together is at its capacity; more would
+wait, or miss their objectives. A router that *overflows* then sends requests to another variant.
 """
 
 from __future__ import annotations
@@ -21,6 +25,9 @@ from medley_planner.sizes import SizeHistogram
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+
+Size = tuple[int, int]
+AtOnce = Mapping[Variant, Mapping[Size, float]]
 
 INPUT_BINS = 16
 """Bins of inputs, equally wide in logarithms, over which the router averages outputs."""
@@ -41,8 +48,8 @@ class Knowledge(enum.StrEnum):
 class Balancing(enum.StrEnum):
     """Which of the replicas of a variant gets a request."""
 
-    LEAST_WORK = "least-work"
-    """The one with the least estimated work that has not come back, in seconds of a replica's capacity."""
+    LEAST_LOAD = "least-load"
+    """The one with the least load."""
     ROUND_ROBIN = "round-robin"
     RANDOM = "random"
 
@@ -52,15 +59,17 @@ class Routes:
     """Where the requests of a service should go in one stage.
 
     Args:
-        variants: The variants of the stage that the plan gives a share to.
+        variants: The variants of the stage, sorted.
         variant: For each request, the index of its variant.
-        work_s: What serving each request costs a replica of each variant, in seconds of its capacity: (variants,
-            requests).
+        load: What each request takes of a replica of each variant, (variants, requests); infinite where it cannot be
+            served within the objectives.
+        in_replicas: Whether a load of 1 is a replica's capacity; else loads can only be compared within a variant.
     """
 
     variants: tuple[Variant, ...]
     variant: IntArray
-    work_s: FloatArray
+    load: FloatArray
+    in_replicas: bool
 
 
 def routes(
@@ -71,6 +80,7 @@ def routes(
     *,
     knowledge: Knowledge,
     rng: np.random.Generator,
+    at_once: AtOnce | None = None,
 ) -> Routes:
     """Where each request should go among the variants of these roles.
 
@@ -81,17 +91,19 @@ def routes(
         roles: Roles of the stage's variants.
         knowledge: What the router knows of outputs.
         rng: Draws variants.
+        at_once: Requests of each size that a unit of each variant has at once at its capacity; None where that is not
+            known.
 
     Raises:
         ValueError: The plan gives no variant of these roles any share.
     """
-    table = _table(shares, roles)
+    table = _table(shares, roles, at_once)
     outputs = _estimated_outputs(requests, sizes, knowledge, rng)
     bucket = _nearest(table.sizes, requests.input_tokens, outputs)
     drawn = rng.random(len(requests))
     variant = (drawn[:, None] > table.cumulative[bucket]).sum(axis=1)
     variant = np.minimum(variant, len(table.variants) - 1)
-    return Routes(table.variants, variant.astype(np.int64), table.work_s[bucket].T.copy())
+    return Routes(table.variants, variant.astype(np.int64), table.load[bucket].T.copy(), at_once is not None)
 
 
 @dataclass(frozen=True)
@@ -101,33 +113,32 @@ class _Table:
     variants: tuple[Variant, ...]
     sizes: FloatArray
     cumulative: FloatArray
-    work_s: FloatArray
+    load: FloatArray
 
 
-def _table(shares: Sequence[BucketShare], roles: tuple[Role, ...]) -> _Table:
-    given: dict[tuple[int, int], dict[Variant, BucketShare]] = {}
+def _table(shares: Sequence[BucketShare], roles: tuple[Role, ...], at_once: AtOnce | None) -> _Table:
+    given: dict[Size, dict[Variant, BucketShare]] = {}
     for share in shares:
         if share.variant.role in roles and share.share > 0:
             given.setdefault((share.input_tokens, share.output_tokens), {})[share.variant] = share
     if not given:
         raise ValueError(f"the plan gives no {' or '.join(roles)} variant any requests")
-    variants = tuple(sorted({variant for by_variant in given.values() for variant in by_variant}))
+    others = {variant for variant in at_once or {} if variant.role in roles}
+    variants = tuple(sorted({variant for by_variant in given.values() for variant in by_variant} | others))
     buckets = sorted(given)
     weight = np.zeros((len(buckets), len(variants)))
-    work_s = np.full((len(buckets), len(variants)), np.nan)
+    load = np.full((len(buckets), len(variants)), np.inf)
     for row, size in enumerate(buckets):
-        for variant, share in given[size].items():
-            column = variants.index(variant)
-            weight[row, column] = share.share
-            work_s[row, column] = 1 / share.capacity_rps if share.capacity_rps > 0 else np.nan
+        for column, variant in enumerate(variants):
+            share_of_it = given[size].get(variant)
+            weight[row, column] = share_of_it.share if share_of_it else 0.0
+            if at_once is not None:
+                count = at_once[variant].get(size, 0.0)
+                load[row, column] = 1 / max(1.0, count) if count > 0 else np.inf
+            elif share_of_it is not None and share_of_it.capacity_rps > 0:
+                load[row, column] = 1 / share_of_it.capacity_rps
     cumulative = np.cumsum(weight / weight.sum(axis=1, keepdims=True), axis=1)
-    return _Table(variants, np.array(buckets, dtype=np.float64), cumulative, _filled(work_s))
-
-
-def _filled(work_s: FloatArray) -> FloatArray:
-    """Work of buckets that a variant has no share of: as much as the bucket is for those that have, on average."""
-    by_bucket = np.nanmean(work_s, axis=1, keepdims=True) if np.isfinite(work_s).any(axis=1).all() else 1.0
-    return np.where(np.isfinite(work_s), work_s, by_bucket)
+    return _Table(variants, np.array(buckets, dtype=np.float64), cumulative, load)
 
 
 def _estimated_outputs(
@@ -166,8 +177,3 @@ def _nearest(sizes: FloatArray, inputs: IntArray, outputs: FloatArray) -> IntArr
         distance = (part[:, None, 0] - buckets[:, 0]) ** 2 + (part[:, None, 1] - buckets[:, 1]) ** 2
         found[start : start + len(part)] = distance.argmin(axis=1)
     return found
-
-
-def by_variant(counts: Mapping[Variant, int]) -> tuple[tuple[Variant, int], ...]:
-    """Sorted, without zeros."""
-    return tuple(sorted((variant, count) for variant, count in counts.items() if count > 0))

@@ -21,7 +21,7 @@ from medley_planner.fleet import Role, Variant
 from medley_planner.result import BucketShare
 from medley_planner.simulator.book import Book, Fate
 from medley_planner.simulator.requests import Requests
-from medley_planner.simulator.routing import Balancing, Knowledge, routes
+from medley_planner.simulator.routing import AtOnce, Balancing, Knowledge, routes
 from medley_planner.simulator.stage import LAST_MOMENT_S, Instance, ReplicaKind, Stage
 from medley_planner.sizes import SizeHistogram
 
@@ -44,6 +44,8 @@ class RunOptions:
     Args:
         knowledge: What the router knows of outputs.
         balancing: Which replica of a variant gets a request.
+        overflow: Whether a request whose variant is at its capacity goes to the least loaded other one that can serve
+            it.
         retry_lost: Whether requests on a replica that goes away begin anew elsewhere.
         seed: Of everything that is drawn.
         bin_s: Interval of the timeline; infinite for none.
@@ -51,7 +53,8 @@ class RunOptions:
     """
 
     knowledge: Knowledge = Knowledge.MEAN
-    balancing: Balancing = Balancing.LEAST_WORK
+    balancing: Balancing = Balancing.LEAST_LOAD
+    overflow: bool = True
     retry_lost: bool = True
     seed: int = 0
     bin_s: float = math.inf
@@ -68,6 +71,8 @@ class ServiceRun:
         kinds: What the replicas of each variant are.
         options: How it is simulated.
         hand_over: From prefill to decode replicas.
+        at_once: Requests of each planned size that a unit of each variant has at once at its capacity; None where that
+            is not known, so that no request goes to another variant than its own while that has replicas.
 
     Raises:
         ValueError: The split gives nothing to anybody.
@@ -82,6 +87,7 @@ class ServiceRun:
         *,
         options: RunOptions = RunOptions(),
         hand_over: HandOver = HandOver(),
+        at_once: AtOnce | None = None,
     ) -> None:
         self.book = Book.of(requests)
         self.now_s = 0.0
@@ -94,12 +100,13 @@ class ServiceRun:
             if number and not any(share.variant.role in roles for share in shares):
                 break
             rng = np.random.default_rng((options.seed, number))
-            stage_routes = routes(requests, sizes, shares, roles, knowledge=options.knowledge, rng=rng)
+            stage_routes = routes(requests, sizes, shares, roles, knowledge=options.knowledge, rng=rng, at_once=at_once)
             stage = Stage(
                 self.book,
                 stage_routes,
                 {variant: kind for variant, kind in kinds.items() if variant.role in roles},
                 balancing=options.balancing,
+                overflow=options.overflow,
                 rng=rng,
                 bin_s=options.bin_s,
                 retry_lost=options.retry_lost,

@@ -95,6 +95,8 @@ class Stage:
         book: The service's requests.
         routes: Which variant each should go to.
         balancing: Which replica of it.
+        overflow: Whether a request whose variant is at its capacity goes to the least loaded other one that can serve
+            it.
         kinds: What the replicas of each variant are.
         rng: Draws replicas, where that is asked for.
         bin_s: Interval of the replicas' readings.
@@ -109,6 +111,7 @@ class Stage:
         kinds: Mapping[Variant, ReplicaKind],
         *,
         balancing: Balancing,
+        overflow: bool,
         rng: np.random.Generator,
         bin_s: float = math.inf,
         retry_lost: bool = True,
@@ -119,7 +122,8 @@ class Stage:
         self.kinds = kinds
         self._variants = routes.variants
         self._variant_of: list[int] = routes.variant.tolist()
-        self._work_s: list[list[float]] = routes.work_s.tolist()
+        self._load: list[list[float]] = routes.load.tolist()
+        self._overflow = overflow and routes.in_replicas
         self._place = {variant: index for index, variant in enumerate(routes.variants)}
         self._balancing = balancing
         self._rng = rng
@@ -191,25 +195,39 @@ class Stage:
 
     def _dispatch(self, request: int, now_s: float) -> None:
         book = self._book
-        variant = self._variants[self._variant_of[request]]
-        inputs, outputs = book.inputs[request], book.outputs[request]
+        index = self._variant_of[request]
+        variant = self._variants[index]
         up = self._up[variant]
-        if up and self.kinds[variant].can_ever_hold(inputs, outputs):
-            book.work_s[request] = self._work_s[self._variant_of[request]][request]
-            if self._choose(variant, up, now_s).offer(request, now_s):
+        if up and self.kinds[variant].can_ever_hold(book.inputs[request], book.outputs[request]):
+            replica = self._choose(variant, up, now_s)
+            load = self._load[index][request]
+            if self._overflow and replica.load + load > 1.0:
+                replica, load = self._least_loaded(request, index, replica, now_s)
+            book.load[request] = load if load < math.inf else 1.0
+            if replica.offer(request, now_s):
                 return
         self._dispatch_elsewhere(request, variant, now_s)
 
+    def _least_loaded(self, request: int, wanted: int, replica: Replica, now_s: float) -> tuple[Replica, float]:
+        """The replica that would be least loaded with the request, of all variants that can serve it; its load."""
+        book = self._book
+        best, best_load = replica, self._load[wanted][request]
+        least = best.load + best_load
+        for index, variant in enumerate(self._variants):
+            load = self._load[index][request]
+            if index == wanted or load == math.inf or not self._up[variant]:
+                continue
+            if not self.kinds[variant].can_ever_hold(book.inputs[request], book.outputs[request]):
+                continue
+            other = self._of_least_load(self._up[variant], now_s)
+            if other.load + load < least:
+                best, best_load, least = other, load, other.load + load
+        return best, best_load
+
     def _choose(self, variant: Variant, up: list[Replica], now_s: float) -> Replica:
         """One of the variant's replicas, computed until now."""
-        if self._balancing is Balancing.LEAST_WORK:
-            chosen, least_s = up[0], math.inf
-            for replica in up:
-                if replica.next_s <= now_s:
-                    replica.advance(now_s)
-                if replica.work_s < least_s:
-                    chosen, least_s = replica, replica.work_s
-            return chosen
+        if self._balancing is Balancing.LEAST_LOAD:
+            return self._of_least_load(up, now_s)
         if self._balancing is Balancing.ROUND_ROBIN:
             self._turn[variant] += 1
             chosen = up[self._turn[variant] % len(up)]
@@ -218,8 +236,17 @@ class Stage:
         chosen.advance(now_s)
         return chosen
 
+    def _of_least_load(self, up: list[Replica], now_s: float) -> Replica:
+        chosen, least = up[0], math.inf
+        for replica in up:
+            if replica.next_s <= now_s:
+                replica.advance(now_s)
+            if replica.load < least:
+                chosen, least = replica, replica.load
+        return chosen
+
     def _dispatch_elsewhere(self, request: int, wanted: Variant, now_s: float) -> None:
-        """To the replica with the least work of all that can hold it and do not refuse; the wanted variant first."""
+        """To the replica with the least load of all that can hold it and do not refuse; the wanted variant first."""
         book = self._book
         inputs, outputs = book.inputs[request], book.outputs[request]
         able = [variant for variant in self._up if self.kinds[variant].can_ever_hold(inputs, outputs)]
@@ -227,9 +254,9 @@ class Stage:
         for variant in able:
             for replica in self._up[variant]:
                 replica.advance(now_s)
-                places.append((variant != wanted, replica.work_s, len(places), variant, replica))
+                places.append((variant != wanted, replica.load, len(places), variant, replica))
         for *_, variant, replica in sorted(places, key=lambda place: place[:3]):
-            book.work_s[request] = self._work_of(request, variant)
+            book.load[request] = self._load_of(request, variant)
             if replica.offer(request, now_s):
                 return
         if able and not places:
@@ -237,9 +264,9 @@ class Stage:
         else:
             book.fate[request] = Fate.REJECTED
 
-    def _work_of(self, request: int, variant: Variant) -> float:
-        index = self._place.get(variant, self._variant_of[request])
-        return self._work_s[index][request]
+    def _load_of(self, request: int, variant: Variant) -> float:
+        load = self._load[self._place[variant]][request] if variant in self._place else math.inf
+        return load if load < math.inf else 1.0
 
     # Replicas come and go
 
