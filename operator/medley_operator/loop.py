@@ -52,6 +52,7 @@ class PlanningLoop:
         events: Events,
         metrics: Metrics,
         interval_s: float,
+        max_cost_per_hour: float | None,
         may_act: Callable[[], bool],
         on_verdict: Callable[[Key], None],
         beat: Callable[[], None],
@@ -61,6 +62,7 @@ class PlanningLoop:
         self._events = events
         self._metrics = metrics
         self._interval_s = interval_s
+        self._max_cost_per_hour = max_cost_per_hour
         self._may_act = may_act
         self._on_verdict = on_verdict
         self._beat = beat
@@ -108,7 +110,7 @@ class PlanningLoop:
     async def _round(self) -> float:
         """One round. Returns when to have the next one at the latest."""
         now_s = time.time()
-        observation = observe(await self._snapshot(), now_s=now_s)
+        observation = observe(await self._snapshot(), now_s=now_s, max_cost_per_hour=self._max_cost_per_hour)
         generations = {view.key: view.generation for view in self._cache.services}
         try:
             made = await asyncio.to_thread(self._planner.round, observation, generations, now_s=now_s)

@@ -83,6 +83,7 @@ class Operator:
             events=self._events,
             metrics=self._metrics,
             interval_s=self._settings.plan_interval_s,
+            max_cost_per_hour=self._settings.max_cost_per_hour or None,
             may_act=self._may_act,
             on_verdict=self._queue.add,
             beat=lambda: self._pulse.beat("planning loop"),

@@ -24,6 +24,7 @@ class Settings:
         log_level: Least severe messages to log (MEDLEY_LOG_LEVEL).
         log_format: `json`, or `console` for people (MEDLEY_LOG_FORMAT).
         plan_interval_s: Longest time between two looks at everything (MEDLEY_PLAN_INTERVAL_SECONDS).
+        max_cost_per_hour: Price cap for all services together (MEDLEY_MAX_COST_PER_HOUR); 0 is no cap.
         lease_namespace: Where the Lease is (MEDLEY_LEASE_NAMESPACE).
         lease_name: Its name (MEDLEY_LEASE_NAME).
         lease_duration_s: A leader that did not renew for so long is replaced (MEDLEY_LEASE_DURATION_SECONDS).
@@ -37,6 +38,7 @@ class Settings:
     log_level: str = "info"
     log_format: str = "json"
     plan_interval_s: float = 60.0
+    max_cost_per_hour: float = 0.0
     lease_namespace: str = "medley-system"
     lease_name: str = "medley-operator"
     lease_duration_s: float = 15.0
@@ -59,6 +61,7 @@ class Settings:
             log_level=read.choice("LOG_LEVEL", LOG_LEVELS, defaults.log_level),
             log_format=read.choice("LOG_FORMAT", LOG_FORMATS, defaults.log_format),
             plan_interval_s=read.number("PLAN_INTERVAL_SECONDS", defaults.plan_interval_s, low=1, high=86_400),
+            max_cost_per_hour=read.number("MAX_COST_PER_HOUR", defaults.max_cost_per_hour, low=0, high=1e9),
             lease_namespace=read.text("LEASE_NAMESPACE", defaults.lease_namespace),
             lease_name=read.text("LEASE_NAME", defaults.lease_name),
             lease_duration_s=read.number("LEASE_DURATION_SECONDS", defaults.lease_duration_s, low=1, high=3600),

@@ -134,8 +134,8 @@ def _no_plan(case: Case) -> Verdict | None:
 def _nothing_better(case: Case) -> Verdict | None:
     if not same_mix(case.now, case.candidate):
         return None
-    if case.candidate.outcome is Outcome.STOCK_SHORT:
-        return Verdict(Choice.KEEP, "StockShort", case.candidate.reason)
+    if case.candidate.outcome is not Outcome.PLANNED:
+        return Verdict(Choice.KEEP, case.candidate.outcome.value, case.candidate.reason)
     return Verdict(Choice.KEEP, "Unchanged", f"{mix_text(case.now.mix)} is the best mix")
 
 

@@ -20,7 +20,7 @@ from medley_operator.api.translate import (
     planner_pool,
     planner_service,
 )
-from medley_planner.fleet import Objectives, ReplicaBounds, Stock, Variant
+from medley_planner.fleet import Availability, CapacityType, Objectives, ReplicaBounds, Stock, Variant
 from medley_planner.gpus import GPUType
 from medley_planner.result import Alternative, Binding, MixEntry, Outcome, Rejection, ServicePlan
 
@@ -55,6 +55,54 @@ def resolved(**spec: Any) -> ResolvedService:
     found = resolve_service(service, Surroundings({"l4": pool()}, {"eight": profile}))
     assert isinstance(found, ResolvedService)
     return found
+
+
+def test_spread_room_and_priority_in_the_planners_terms() -> None:
+    spread = {"maxSharePerPool": 0.6, "spot": {"maxShare": 0.5, "survivableShare": 0.8}}
+    made = planner_service(
+        resolved(
+            gpus=spread,
+            scaling={"noWaitShare": 0.95},
+            workload={
+                "rate": 4,
+                "interarrivalCV": 2.5,
+                "sizes": {"histogram": [{"inputTokens": 1, "outputTokens": 1, "weight": 1}]},
+            },
+            priority=7,
+        )
+    )
+    assert made.availability == Availability(spot_max_share=0.5, pool_max_share=0.6, survivable_share=0.8)
+    assert (made.queueing_quantile, made.interarrival_cv, made.priority) == (0.95, 2.5, 7)
+    plain = planner_service(resolved())
+    assert plain.availability == Availability()
+    assert (plain.queueing_quantile, plain.interarrival_cv, plain.priority) == (0.0, 1.0, 0)
+
+
+def test_capacity_types_in_the_planners_terms() -> None:
+    gpu = resolve_pool(pool())
+    assert isinstance(gpu, GPUType)
+    spot = planner_pool(pool(capacityType="Spot", interruptionsPerHour=0.25), gpu, Stock.of(8))
+    assert (spot.capacity_type, spot.interruptions_per_hour) == (CapacityType.SPOT, 0.25)
+    plain = planner_pool(pool(), gpu, Stock.of(8))
+    assert (plain.capacity_type, plain.interruptions_per_hour) == (CapacityType.ON_DEMAND, 0.0)
+
+
+def test_money_is_told_apart_in_the_status_where_there_is_any() -> None:
+    spot = MixEntry(Variant("l4", 1), 2, 2, 1.6, 0.5, risk_usd_per_hour=0.012345)
+    held = MixEntry(Variant("a100", 1), 1, 1, 0.0, 0.5, reserved_usd_per_hour=3.5)
+    made = ServicePlan(
+        "web/chat", Outcome.PLANNED, "", (held, spot), 1.6, reserved_usd_per_hour=3.5, risk_usd_per_hour=0.012345
+    )
+    status = plan_status(made, {"l4": "L4"}).to_manifest()
+    assert (status["costPerHour"], status["reservedPerHour"], status["interruptionCostPerHour"]) == (1.6, 3.5, 0.0123)
+    rows = {row["pool"]: row for row in status["entries"]}
+    assert rows["a100"]["reservedPerHour"] == 3.5 and "interruptionCostPerHour" not in rows["a100"]
+    assert rows["l4"]["interruptionCostPerHour"] == 0.0123 and "reservedPerHour" not in rows["l4"]
+
+
+def test_the_nearest_share_is_in_the_status() -> None:
+    made = ServicePlan("web/chat", Outcome.SPOT_SHARE_TOO_LOW, "", nearest_feasible_share=0.75)
+    assert plan_status(made, {}).to_manifest()["nearestFeasibleShare"] == 0.75
 
 
 def test_a_service_in_the_planners_terms() -> None:

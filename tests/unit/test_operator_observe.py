@@ -120,6 +120,13 @@ class TestStock:
         assert (problem.reason, problem.field) == ("SameNodes", "spec.nodeSelector")
 
 
+class TestMoney:
+    def test_the_fleets_cap_reaches_the_planner(self) -> None:
+        empty = Snapshot(services=(), pools=(), profiles=(), nodes=(), pods=(), deployments=(), traces={})
+        assert observe(empty, now_s=NOW_S, max_cost_per_hour=12.5).state.max_cost_usd_per_hour == 12.5
+        assert observe(empty, now_s=NOW_S).state.max_cost_usd_per_hour is None
+
+
 class TestPoolsThatCannotBePlannedWith:
     POOLS = (pool("good", gpu="l4"), pool("twin", gpu="l4"))
 

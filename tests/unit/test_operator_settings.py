@@ -9,8 +9,14 @@ from medley_operator.settings import Settings, SettingsError
 
 def test_defaults_and_overrides() -> None:
     made = Settings.from_environment(
-        {"MEDLEY_PLAN_INTERVAL_SECONDS": "5", "MEDLEY_LOG_LEVEL": "DEBUG", "MEDLEY_POD_NAME": "p"}
+        {
+            "MEDLEY_PLAN_INTERVAL_SECONDS": "5",
+            "MEDLEY_LOG_LEVEL": "DEBUG",
+            "MEDLEY_POD_NAME": "p",
+            "MEDLEY_MAX_COST_PER_HOUR": "1e+06",
+        }
     )
+    assert made.max_cost_per_hour == 1e6
     assert (made.plan_interval_s, made.log_level, made.pod_name, made.metrics_port) == (5.0, "debug", "p", 8080)
     assert Settings.from_environment({}).pod_name
 
@@ -22,6 +28,7 @@ def test_defaults_and_overrides() -> None:
         ("MEDLEY_LOG_FORMAT", "xml"),
         ("MEDLEY_PLAN_INTERVAL_SECONDS", "soon"),
         ("MEDLEY_PLAN_INTERVAL_SECONDS", "0"),
+        ("MEDLEY_MAX_COST_PER_HOUR", "-1"),
         ("MEDLEY_LEASE_DURATION_SECONDS", "nan"),
         ("MEDLEY_RENEW_DEADLINE_SECONDS", "15"),
         ("MEDLEY_RETRY_PERIOD_SECONDS", "9"),

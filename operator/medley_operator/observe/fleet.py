@@ -78,8 +78,14 @@ class Observation:
     around: Surroundings
 
 
-def observe(snapshot: Snapshot, *, now_s: float) -> Observation:
-    """Make the planner's input out of what is known of the cluster."""
+def observe(snapshot: Snapshot, *, now_s: float, max_cost_per_hour: float | None = None) -> Observation:
+    """Make the planner's input out of what is known of the cluster.
+
+    Args:
+        snapshot: What is known.
+        now_s: The time.
+        max_cost_per_hour: Price cap for all services together; None is no cap.
+    """
     around = surroundings(snapshot)
     resolved: dict[tuple[str, str], ResolvedService] = {}
     problems: dict[tuple[str, str], tuple[Problem, ...]] = {}
@@ -103,6 +109,7 @@ def observe(snapshot: Snapshot, *, now_s: float) -> Observation:
     )
     pools = tuple(pool for found in findings if (pool := _planner_pool(found)) is not None)
     state, standings = _fleet(snapshot, resolved, pools)
+    state = replace(state, max_cost_usd_per_hour=max_cost_per_hour)
     return Observation(state, standings, resolved, problems, findings, around)
 
 
