@@ -11,6 +11,7 @@ request costs something between the two.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -75,6 +76,29 @@ def corners_of(trace: Trace, *, input_bins: int = DEFAULT_BINS, output_bins: int
     return Corners(histogram(np.minimum), histogram(np.maximum))
 
 
+def coarsened(sizes: SizeHistogram, *, max_buckets: int) -> SizeHistogram:
+    """A histogram with at most so many buckets: the same one where it has no more, else neighbours put together.
+
+    Raises:
+        ValueError: `max_buckets` is less than 1.
+    """
+    if max_buckets < 1:
+        raise ValueError(f"max_buckets: must be at least 1, is {max_buckets}")
+    if len(sizes.buckets) <= max_buckets:
+        return sizes
+    weights = np.array([bucket.weight for bucket in sizes.buckets])
+    inputs = np.array([bucket.input_tokens for bucket in sizes.buckets], dtype=np.int64)
+    outputs = np.array([bucket.output_tokens for bucket in sizes.buckets], dtype=np.int64)
+    for bins in range(math.isqrt(max_buckets) + 8, 0, -1):
+        _, bucket = np.unique(_bins(inputs, bins) * bins + _bins(outputs, bins), return_inverse=True)
+        shares = np.bincount(bucket, weights=weights)
+        if len(shares) <= max_buckets:
+            break
+    means_in = _whole_means(np.bincount(bucket, weights=weights * inputs).tolist(), shares.tolist())
+    means_out = _whole_means(np.bincount(bucket, weights=weights * outputs).tolist(), shares.tolist())
+    return SizeHistogram.of(*zip(means_in, means_out, shares.tolist(), strict=True))
+
+
 def _buckets(trace: Trace, input_bins: int, output_bins: int) -> tuple[IntArray, IntArray]:
     """The bucket of each request, numbered from 0 without gaps, and the requests of each bucket."""
     for name, bins in (("input_bins", input_bins), ("output_bins", output_bins)):
@@ -91,7 +115,7 @@ def _bins(tokens: IntArray, bins: int) -> IntArray:
     return np.searchsorted(edges, tokens, side="right").astype(np.int64)
 
 
-def _whole_means(totals: Sequence[float], requests: Sequence[int]) -> list[int]:
+def _whole_means(totals: Sequence[float], requests: Sequence[float]) -> list[int]:
     """Means of buckets as whole tokens, at least 1, that keep the total over all requests as nearly as can be.
 
     Large buckets are rounded first, so that the last remainder is that of the smallest.
