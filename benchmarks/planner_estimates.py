@@ -3,9 +3,9 @@
 python benchmarks/planner_estimates.py --sample FILE      the tables alone; FILE as in medley_bench/silicon.py
 
 Methodology. Each measured row is a closed loop: n requests of one size are in the replica at all times. Its rate
-follows by Little's law, n over the time that one is inside. The estimate is the roofline's rate with the same n
-inside; the error is |estimate / measured − 1|. Engines on these GPUs compute up to 8,192 tokens in a step by default, and hold as
-many requests as the measurement sent.
+follows by Little's law, n over the time that one is inside. The estimate is the roofline's rate with the same n inside;
+the error is |estimate / measured − 1|. Engines on these GPUs compute up to 8,192 tokens in a step by default, and hold
+as many requests as the measurement sent.
 
 - *Used for choosing*: rows of models with experts, with at most 8 requests inside or with data parallel ranks. Three
   constants (what a layer of experts, of latent attention and of a constant state takes more) and the rule that ranks do
