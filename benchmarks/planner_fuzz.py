@@ -26,7 +26,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -156,17 +156,28 @@ def _chunks(seed: int, inputs: int, processes: int) -> Iterator[_Chunk]:
 
 
 def _try_chunk(chunk: _Chunk) -> Tally:
+    return tried(chunk.seed, chunk.numbers, chunk.apart)
+
+
+def tried(seed: int, numbers: Iterable[int], apart: Collection[int] = ()) -> Tally:
+    """What came of some inputs.
+
+    Args:
+        seed: Their seed.
+        numbers: Their numbers.
+        apart: Those that are tried in processes of their own too.
+    """
     tally = Tally()
     typer.testing._get_command = _command  # the runner would put the command together anew for every call
     signal.signal(signal.SIGALRM, _hang)
     with tempfile.TemporaryDirectory(prefix="medley-fuzz-") as folder:
-        for number in chunk.numbers:
-            made = case(chunk.seed, number)
+        for number in numbers:
+            made = case(seed, number)
             arguments = _laid_out(made, Path(folder))
             begun = time.perf_counter()
             status, what = _call(made, arguments)
             took_s = time.perf_counter() - begun
-            if not what and number in chunk.apart:
+            if not what and number in apart:
                 apart_status, what = _call_apart(made, arguments)
                 if not what and apart_status != status:
                     what = f"status {status} in this process, {apart_status} in one of its own"
@@ -174,7 +185,7 @@ def _try_chunk(chunk: _Chunk) -> Tally:
             tally.seconds += took_s
             tally.slowest = max(tally.slowest, (took_s, number))
             if what:
-                tally.failures.append(Failure(chunk.seed, number, made.kind, what))
+                tally.failures.append(Failure(seed, number, made.kind, what))
     return tally
 
 
@@ -216,7 +227,7 @@ def _call(made: Case, arguments: list[str]) -> tuple[int, str]:
         return result.exit_code, f"{type(result.exception).__name__} at {where}: {result.exception}"
     if warned:
         return result.exit_code, f"warning: {warned[0].message} ({Path(warned[0].filename).name}:{warned[0].lineno})"
-    return result.exit_code, _wrong(result.exit_code, result.stdout, result.stderr, arguments)
+    return result.exit_code, wrong(result.exit_code, result.stdout, result.stderr, arguments)
 
 
 def _call_apart(made: Case, arguments: list[str]) -> tuple[int, str]:
@@ -229,10 +240,10 @@ def _call_apart(made: Case, arguments: list[str]) -> tuple[int, str]:
         command, input=made.stdin, capture_output=True, env=environment, timeout=2 * HANGS_AFTER_S, check=False
     )
     stdout, stderr = done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace")
-    return done.returncode, _wrong(done.returncode, stdout, stderr, arguments)
+    return done.returncode, wrong(done.returncode, stdout, stderr, arguments)
 
 
-def _wrong(status: int, stdout: str, stderr: str, arguments: list[str]) -> str:
+def wrong(status: int, stdout: str, stderr: str, arguments: list[str]) -> str:
     """What is wrong with an answer; empty where nothing is."""
     if "Traceback (most recent call last)" in stdout + stderr:
         return "a traceback was printed"
