@@ -3,7 +3,8 @@
 The capacities are the planner's own estimates for real models on real GPUs, so that the shape of the problem (which
 variants dominate, how much types differ from size to size) is that of a real fleet; rates, sizes and objectives are
 drawn.
-Only the dearest type is ample, so that all can be served and most cannot have what they would like best.
+Only one type is ample, which costs more for the same work than most: all can be served, and most cannot have what they
+would like best.
 """
 
 from __future__ import annotations
@@ -52,16 +53,16 @@ GRID = 10
 
 MAX_CONTEXT_TOKENS = 16_384
 
-AMPLE_GPUS = 100_000
+AMPLE_POOL, AMPLE_GPUS = "a100-80gb", 100_000
 
-STOCK_SHARE = 0.9
+STOCK_SHARE = 0.5
 """What all pools hold together, each as a share of what the whole fleet would need of it alone."""
 
 
 def crowded_fleet(services: int, *, seed: int = SEED, memo: Memo | None = None) -> FleetState:
     """A fleet that meets on crowded pools: 24 variants and 100 buckets to a service.
 
-    Every pool but the dearest, which is ample, holds a drawn share of the GPUs that all services together would need
+    Every pool but one, which is ample, holds a drawn share of the GPUs that all services together would need
     if they ran nowhere else. The shares add up to less than one.
 
     Args:
@@ -76,9 +77,8 @@ def crowded_fleet(services: int, *, seed: int = SEED, memo: Memo | None = None) 
         for name, price in PRICES_USD_PER_GPU_HOUR.items()
     )
     needed = gpus_alone(FleetState(asking, ample), memo)
-    dearest = max(ample, key=lambda pool: pool.price_usd_per_gpu_hour).name
     shares = dict(zip(needed, STOCK_SHARE * rng.dirichlet(np.full(len(needed), 4.0)), strict=True))
-    scarce = {name: max(8, 8 * round(shares[name] * gpus / 8)) for name, gpus in needed.items() if name != dearest}
+    scarce = {name: max(8, 8 * round(shares[name] * gpus / 8)) for name, gpus in needed.items() if name != AMPLE_POOL}
     return FleetState(asking, tuple(replace(pool, stock=Stock.of(scarce.get(pool.name, AMPLE_GPUS))) for pool in ample))
 
 

@@ -16,26 +16,34 @@ All goals, constraints and names are those of `milp.py`; a test compares the two
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from medley_planner.goals import LEAVES_UNSERVED, Ending, Goal, Limits, Solution
+from medley_planner.neighbours import moves
 from medley_planner.problem import FleetProblem, ServiceProblem
 from medley_planner.replica_rows import Programme
 from medley_planner.serving import Array, Cut, Serving
 
 ABSOLUTE_GAP = 1e-7
 
-_RELAXED_ROUNDS = 4
+_RELAXED_ROUNDS = 6
 _RELAXED_TOLERANCE = 1e-3
 _MOST_ROUNDS = 400
+_FEW_ROUNDS = 4
+_MOST_ASKED = 16
+_CHEAPER = 1e-9
 _MOST_REPAIRS = 40
 _MASTER_GAP = 0.5
+"""Of the gap that is allowed, a run of the solver may leave so much: the cuts that are found after it take the rest."""
+_ROUNDED_UP = 0.5
 _INTEGER_TOLERANCE = 1e-4
 _LEAST_PRICE = 1e-6
 
 Mixes = tuple[tuple[int, ...], ...]
+Counts = npt.NDArray[np.int64]
 
 KnownPrices = Sequence[Sequence[Array]]
 """For each service, prices of replicas' time by variant."""
@@ -76,7 +84,7 @@ class MixSearch:
         self._programme = Programme(problem, goal, least_unserved)
         self._variables = self._programme.variables
         self._repairs = goal not in (*LEAVES_UNSERVED, Goal.LEAST_EXTRA_STOCK)
-        self._weights: list[list[Array]] = [[] for _ in problem.services]
+        self._cuts: list[list[Cut]] = [[] for _ in problem.services]
         self._found: dict[Mixes, None] = {}
         self._best: Solution | None = None
         self._bound = -math.inf
@@ -94,7 +102,7 @@ class MixSearch:
     @property
     def known(self) -> tuple[tuple[Array, ...], ...]:
         """For each service, the prices of replicas' time whose cuts were added."""
-        return tuple(tuple(weights) for weights in self._weights)
+        return tuple(tuple(cut.weights for cut in cuts) for cuts in self._cuts)
 
     def solve(self, limits: Limits, surcharges: Sequence[Array] | None = None) -> Solution:
         """The best mixes where replicas cost so much more.
@@ -116,24 +124,38 @@ class MixSearch:
             self._add(s, serving.at_prices(costs))
         return self._run()
 
+    def bound(self, limits: Limits, surcharges: Sequence[Array]) -> float:
+        """A proven bound where replicas cost so much more, from the cuts that there are."""
+        self._programme.charge(surcharges)
+        for s, serving in enumerate(self._servings):
+            self._add(s, serving.at_prices(np.maximum(self._programme.unit_costs(s), _LEAST_PRICE)))
+        found = self._programme.solve(limits.time_limit_s, limits.relative_gap, nodes=limits.nodes)
+        return max(found.bound, 0.0)
+
     def _add(self, s: int, cuts: Sequence[Cut]) -> int:
-        self._weights[s] += [cut.weights for cut in cuts]
+        self._cuts[s] += cuts
         return self._programme.add_cuts(s, cuts)
 
     def _run(self) -> Solution:
         if not self._relax():
             return Solution(Ending.INFEASIBLE, seconds=self._seconds)
-        for _ in range(_MOST_ROUNDS):
+        self._polish()
+        if self._close() or self._limits.nodes == 0:
+            return self._ended()
+        for _ in range(_MOST_ROUNDS if self._limits.nodes is None else _FEW_ROUNDS):
             if self._time_left_s() <= 0.0:
                 break
-            found = self._programme.solve(self._time_left_s(), self._limits.relative_gap * _MASTER_GAP)
+            gap = self._limits.relative_gap * _MASTER_GAP
+            found = self._programme.solve(self._time_left_s(), gap, nodes=self._limits.nodes)
             self._seconds += found.seconds
             if found.infeasible:
                 return Solution(Ending.INFEASIBLE, seconds=self._seconds)
             self._bound = max(self._bound, found.bound)
             if found.values is None or self._close():
                 break
-            if not self._take(found.values, found.objective) or self._close():
+            progress = self._take(found.values, found.objective)
+            self._polish()
+            if not progress or self._close():
                 break
         return self._ended()
 
@@ -144,9 +166,26 @@ class MixSearch:
             self._seconds += found.seconds
             if found.infeasible:
                 return False
-            if found.values is None or not self._add_broken(found.values, _RELAXED_TOLERANCE):
+            if found.values is None:
                 break
+            self._bound = max(self._bound, found.objective)
+            if not self._add_broken(found.values, _RELAXED_TOLERANCE):
+                break
+        if self._repairs and found.values is not None:
+            self._round(found.values)
         return True
+
+    def _round(self, values: Array) -> None:
+        """Offer what rounding the relaxation and mending it gives."""
+        mixes = tuple(
+            tuple(int(count) for count in np.floor(values[each.replicas] + _ROUNDED_UP))
+            for each in self._variables.services
+        )
+        broken = [
+            serving.broken(stepped(service, mix))
+            for serving, service, mix in zip(self._servings, self._problem.services, mixes, strict=True)
+        ]
+        self._repair(mixes, broken)
 
     def _add_broken(self, values: Array, tolerance: float) -> int:
         """Add the cuts that a solution breaks; how many they are."""
@@ -190,6 +229,46 @@ class MixSearch:
             repaired.append(enough)
         if self._programme.keeps(repaired):
             self._offer(tuple(repaired), self._programme.cost(repaired), None)
+
+    def _polish(self) -> None:
+        """Go from the best mix of a single service to cheaper ones near it, while there are any."""
+        if not self._repairs or len(self._problem.services) != 1:
+            return
+        asked = 0
+        while self._best is not None and asked < _MOST_ASKED:
+            before = self._best.objective
+            for candidate in self._nearby(np.array(self._best.replicas[0])):
+                asked += 1
+                cuts = self._servings[0].broken(stepped(self._problem.services[0], candidate))
+                self._add(0, cuts)
+                if not cuts and self._programme.keeps([candidate]):
+                    self._offer((candidate,), self._programme.cost([candidate]), None)
+                    break
+                if asked >= _MOST_ASKED:
+                    break
+            if self._best.objective >= before:
+                return
+
+    def _nearby(self, mix: Counts) -> Iterator[tuple[int, ...]]:
+        """Mixes near one that cost less and break no cut that is known by then, the cheapest first."""
+        service, costs = self._problem.services[0], self._programme.unit_costs(0)
+        near = mix + moves(len(mix))
+        allowed = (near >= 0).all(axis=1) & (near <= np.array(service.useful)).all(axis=1)
+        cheaper = near @ costs < float(mix @ costs) - _CHEAPER
+        near = near[allowed & cheaper]
+        near = near[np.argsort(near @ costs, kind="stable")]
+        usable = near.astype(np.float64)
+        if service.queues:
+            usable = np.array([stepped(service, each) for each in near.tolist()]).reshape(near.shape)
+        known = 0
+        while len(near):
+            weights = np.array([cut.weights / cut.least for cut in self._cuts[0][known:]]).reshape(-1, len(mix))
+            known = len(self._cuts[0])
+            passing = (usable @ weights.T >= 1.0 - _CHEAPER).all(axis=1)
+            near, usable = near[passing], usable[passing]
+            if len(near):
+                yield tuple(near[0].tolist())
+                near, usable = near[1:], usable[1:]
 
     def _enough(self, s: int, mix: tuple[int, ...], cuts: list[Cut]) -> tuple[int, ...] | None:
         service, counts = self._problem.services[s], list(mix)

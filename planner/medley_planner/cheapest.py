@@ -14,7 +14,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from medley_planner.by_cuts import solve_by_cuts
 from medley_planner.dominance import one_variant_suffices, undominated
+from medley_planner.fleet import Method
 from medley_planner.memo import Memo
 from medley_planner.milp import Ending, Goal, Limits, Solution, solve
 from medley_planner.problem import LOAD_TOLERANCE, TIE_USD_PER_GPU_HOUR, FleetProblem, ServiceProblem
@@ -64,7 +66,7 @@ def solve_pruned(
 
     A dominated variant may still save replicas, if not money.
     """
-    key = ("solve", problem, goal, limits.relative_gap, least_unserved)
+    key = ("solve", problem, goal, limits.relative_gap, limits.method, least_unserved)
     return memo.recall(key, lambda: _solve_pruned(problem, goal, limits, least_unserved, memo))
 
 
@@ -76,7 +78,7 @@ def _solve_pruned(problem: FleetProblem, goal: Goal, limits: Limits, least_unser
     small = replace(
         problem, services=tuple(service.only(keep) for service, keep in zip(problem.services, kept, strict=True))
     )
-    key = ("solve pruned", small, goal, limits.relative_gap, least_unserved)
+    key = ("solve pruned", small, goal, limits.relative_gap, limits.method, least_unserved)
     solution = memo.recall(key, lambda: _solve(small, goal, limits, least_unserved))
     if not solution.found:
         return solution
@@ -99,7 +101,26 @@ def _solve(problem: FleetProblem, goal: Goal, limits: Limits, least_unserved: fl
             return Solution(Ending.INFEASIBLE)
         price = problem.services[0].prices[0] * needed
         return Solution(Ending.OPTIMAL, ((needed,),), objective=price, bound=price)
+    if limits.method is Method.FAST:
+        solution = solve_by_cuts(problem, goal, limits, least_unserved=least_unserved)
+        if solution.ending is not Ending.NOTHING_FOUND or solution.seconds >= limits.time_limit_s:
+            return solution
     return solve(problem, goal, limits, least_unserved=least_unserved)
+
+
+def servable_alone(problem: FleetProblem, limits: Limits, memo: Memo) -> bool:
+    """Whether one service can be served within its constraints at all; unknown counts as yes.
+
+    Replicas of one variant often can, which is quickly seen.
+    """
+    (service,) = problem.services
+    for v in range(len(service.variants)):
+        needed = one_variant_suffices(service.only((v,)), 0)
+        mix = tuple(needed if other == v and needed is not None else 0 for other in range(len(service.variants)))
+        within = all(limit.used_by(service, mix) <= limit.most for limit in problem.shared)
+        if needed is not None and within and service.keeps_rows(mix):
+            return True
+    return cheapest(problem, limits, memo).ending is not Ending.INFEASIBLE
 
 
 def _spread(service: ServiceProblem, kept: tuple[int, ...], mix: tuple[int, ...]) -> tuple[int, ...]:

@@ -13,6 +13,10 @@ Where a coalition cannot be served even by all the stock, it leaves the least de
 that takes the cheapest. The argument holds for the pair (unserved, price) in lexicographic order: the others serve
 everything, and alone the coalition cannot serve more.
 
+Where many services compete, their own optima are not looked for one by one first: if the linear relaxation of all wants
+more than there is, those that can use such a pool are one coalition from the start. A large coalition is decomposed
+(`decompose.py`): one programme per service, at prices of what they share.
+
 A price cap of the fleet is shared by all: where the coalitions together cost more, all services are solved as one, with
 the cap beside the stock.
 """
@@ -24,18 +28,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from medley_planner.cheapest import cheapest, least_price, solve_pruned, within_bounds
-from medley_planner.fleet import Stock
+from medley_planner.decompose import decomposed
+from medley_planner.fleet import Method, Stock
 from medley_planner.greedy import greedy
 from medley_planner.memo import Memo
 from medley_planner.milp import Ending, Goal, Limits, Solution
 from medley_planner.one_by_one import one_by_one
-from medley_planner.problem import LOAD_TOLERANCE, CostLimit, FleetProblem, ServiceProblem, stock_limits
+from medley_planner.problem import LOAD_TOLERANCE, CostLimit, FleetProblem, ServiceProblem, SharedLimit, stock_limits
+from medley_planner.relaxed_prices import wanted_beyond
 from medley_planner.split import serves_all, split
 
 _UNSERVED_TOLERANCE = 1e-7
 
 _LARGE_SHARES = 3000
-"""A joint programme with more shares x than this gets a plan made one by one beforehand."""
+"""A joint programme with more shares x than this is decomposed; by the reference method, it gets a plan made one by one
+beforehand."""
+
+_MANY_SERVICES = 8
+"""From so many services on, the relaxation says who competes."""
 
 Mixes = tuple[tuple[int, ...], ...]
 
@@ -50,6 +60,8 @@ class Coalition:
         bound: Proven bound on what they cost together, USD per hour.
         short: Stock does not suffice to serve everything.
         ending: How the solver ended; NOTHING_FOUND where a plan without proof is used.
+        prices: By shared limit: what one unit more is worth, USD per hour, where that was found.
+        alone: Proven bounds on what each member costs alone, with all the stock; empty where they were not looked for.
     """
 
     members: tuple[str, ...]
@@ -57,6 +69,8 @@ class Coalition:
     bound: float
     short: bool
     ending: Ending
+    prices: tuple[tuple[SharedLimit, float], ...] = ()
+    alone: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -106,7 +120,8 @@ def _bill(sharing: Sharing, services: Mapping[str, ServiceProblem]) -> float:
 def _share_stock(
     services: Mapping[str, ServiceProblem], stock: Mapping[str, Stock], budget: _Budget, memo: Memo
 ) -> Sharing:
-    coalitions = [_solve((name,), services, stock, budget, memo) for name in sorted(services)]
+    groups = _competing(services, stock, budget.limits())
+    coalitions = [_solve(members, services, stock, budget, memo) for members in groups]
     while True:
         crowded = _crowded_pools(coalitions, services, stock)
         merged = _merge(coalitions, crowded, services)
@@ -114,6 +129,24 @@ def _share_stock(
             return Sharing(tuple(sorted(coalitions, key=lambda coalition: coalition.members)))
         solved = {coalition.members: coalition for coalition in coalitions}
         coalitions = [solved.get(members) or _solve(members, services, stock, budget, memo) for members in merged]
+
+
+def _competing(
+    services: Mapping[str, ServiceProblem], stock: Mapping[str, Stock], limits: Limits
+) -> list[tuple[str, ...]]:
+    """Groups to start with: each service by itself, and those together that surely compete."""
+    names = sorted(services)
+    problems = tuple(services[name] for name in names)
+    problem = FleetProblem(problems, stock_limits(problems, stock))
+    if limits.method is not Method.FAST or len(names) < _MANY_SERVICES or not _is_large(problem):
+        return [(name,) for name in names]
+    crowded = {limit.pool for limit in wanted_beyond(problems, problem.stock)}
+    together = tuple(
+        name
+        for name, each in zip(names, problems, strict=True)
+        if any(variant.pool in crowded for variant in each.variants)
+    )
+    return sorted([*((name,) for name in names if name not in together), *([together] if together else [])])
 
 
 class _Budget:
@@ -142,6 +175,10 @@ def _solve(
 ) -> Coalition:
     problems = tuple(services[name] for name in members)
     problem = FleetProblem(problems, stock_limits(problems, stock), cost_limit)
+    if budget.limits().method is Method.FAST and _is_large(problem):
+        coalition = _decomposed(members, problem, budget, memo)
+        if coalition is not None:
+            return coalition
     incumbent = one_by_one(problems, stock, budget.limits(), memo) if _is_large(problem) else None
     if incumbent is not None and cost_limit is not None and _billed(incumbent, problem) > cost_limit.usd_per_hour:
         incumbent = None
@@ -156,6 +193,26 @@ def _solve(
     ending = Ending.TIME_LIMIT if solution.found else Ending.NOTHING_FOUND
     cannot = incumbent is not None or cost_limit is not None
     return Coalition(members, mixes, bound, short=not whole and cannot, ending=ending)
+
+
+def _decomposed(members: tuple[str, ...], problem: FleetProblem, budget: _Budget, memo: Memo) -> Coalition | None:
+    """The plan of a large coalition; None where none was found that serves everything."""
+    limits = budget.limits()
+    wide = replace(limits, relative_gap=max(limits.relative_gap, limits.shared_gap))
+    found = decomposed(problem, wide, memo)
+    budget.spend(found.solution)
+    if not found.solution.found or not _serves_all(found.solution.replicas, problem, memo):
+        return None
+    solution = found.solution
+    return Coalition(
+        members,
+        solution.replicas,
+        solution.bound,
+        short=False,
+        ending=solution.ending,
+        prices=found.prices,
+        alone=found.alone,
+    )
 
 
 def _is_large(problem: FleetProblem) -> bool:

@@ -286,6 +286,15 @@ class Formulation(enum.Enum):
     """Mélange's own (arXiv 2404.14527): each service alone, binary slices of buckets, no stock and no caps."""
 
 
+class Method(enum.Enum):
+    """How integer programmes are solved. Both give plans of equal cost, within the gap."""
+
+    FAST = "fast"
+    """Over replicas alone, with cuts; services that share stock one by one, at prices of what they share."""
+    REFERENCE = "reference"
+    """One model with all shares, as docs/formulation.md writes it: to compare with."""
+
+
 @dataclass(frozen=True)
 class PlanOptions:
     """How to plan; every field has a default that suits production.
@@ -295,16 +304,22 @@ class PlanOptions:
         slice_factor: Mélange's slices per bucket; used in that mode only.
         time_limit_s: Bound on the solver's time; the best plan so far is used, its gap recorded.
         relative_gap: Proven distance from the optimum at which the solver may stop.
+        shared_gap: The same for services that compete for what does not suffice for all, where they are too many for
+            one programme.
         switching_horizon_s: Time over which the cost of a change (both replicas running while the new one loads) must
             pay for itself; 0 ignores what runs today.
+        explain: Also say why: what binds, what else there is.
+        method: How integer programmes are solved.
     """
 
     formulation: Formulation = Formulation.MEDLEY
     slice_factor: int = 4
     time_limit_s: float = 30.0
     relative_gap: float = 1e-6
+    shared_gap: float = 0.005
     switching_horizon_s: float = 3600.0
     explain: bool = True
+    method: Method = Method.FAST
 
 
 @dataclass(frozen=True)

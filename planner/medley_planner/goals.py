@@ -6,6 +6,8 @@ import enum
 import math
 from dataclasses import dataclass
 
+from medley_planner.fleet import Method
+
 
 class Goal(enum.Enum):
     """What the programme looks for."""
@@ -15,7 +17,8 @@ class Goal(enum.Enum):
     LEAST_BILL = "least bill"
     """Mixes that serve everything and add as little as possible to the bill, whatever interruptions cost."""
     MOST_SERVED = "most served"
-    """Mixes that leave the least demand unserved, in requests per second; lower bounds on replicas do not count."""
+    """Mixes that leave the least demand unserved, in requests per second; lower bounds on replicas do not count, nor
+    what must survive a loss."""
     CHEAPEST_OF_MOST_SERVED = "cheapest of most served"
     """Of those that leave no more than `least_unserved`: lower bounds kept as stock allows, then the cheapest."""
     LEAST_EXTRA_STOCK = "least extra stock"
@@ -41,10 +44,22 @@ class Ending(enum.Enum):
 
 @dataclass(frozen=True)
 class Limits:
-    """How long and how exactly to solve."""
+    """How long and how exactly to solve.
+
+    Args:
+        time_limit_s: Seconds of the solver.
+        relative_gap: Proven distance from the optimum at which to stop.
+        nodes: Nodes of a search tree that are looked at, in a programme over replicas; None is no limit. Where they do
+            not suffice, the bound is what they proved.
+        shared_gap: The distance at which to stop where many services share what does not suffice.
+        method: How programmes are solved.
+    """
 
     time_limit_s: float
     relative_gap: float
+    nodes: int | None = None
+    shared_gap: float = 0.005
+    method: Method = Method.FAST
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ class Memo:
             raise ValueError(f"entries must be at least 1, not {entries}")
         self._entries = entries
         self._results: OrderedDict[Hashable, object] = OrderedDict()
+        self._hints: OrderedDict[Hashable, object] = OrderedDict()
         self.hits = 0
         self.misses = 0
 
@@ -44,6 +45,21 @@ class Memo:
         if len(self._results) > self._entries:
             self._results.popitem(last=False)
         return result
+
+    def hint(self, key: Hashable) -> object | None:
+        """What was last noted under `key`, to start a search with; None where nothing was.
+
+        Unlike a result, a hint need not fit what is asked now: it may make a search shorter, and among plans within the
+        allowed gap lead to another one.
+        """
+        return self._hints.get(key)
+
+    def note(self, key: Hashable, value: object) -> None:
+        """Note a hint, in place of an earlier one."""
+        self._hints[key] = value
+        self._hints.move_to_end(key)
+        if len(self._hints) > self._entries:
+            self._hints.popitem(last=False)
 
 
 class Hashed:

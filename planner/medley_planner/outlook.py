@@ -72,6 +72,11 @@ def outlook(state: FleetState, options: PlanOptions, capacity_of: CapacityFuncti
         state=state,
         prepared=prepared,
         pools=by_name,
-        limits=Limits(time_limit_s=options.time_limit_s, relative_gap=options.relative_gap),
+        limits=Limits(
+            time_limit_s=options.time_limit_s,
+            relative_gap=options.relative_gap,
+            shared_gap=options.shared_gap,
+            method=options.method,
+        ),
         capacity_of=Remembered(pairs, {pool.name: pool.gpu for pool in pools}, capacity_of),
     )

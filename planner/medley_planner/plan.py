@@ -194,7 +194,7 @@ def _assemble(ready: Outlook, sharing: Sharing, troubles: Mapping[str, Trouble],
         members = [ready.prepared[name] for name in coalition.members]
         missing, nearest = _missing(ready, members, coalition, left, memo)
         nearest_cap = nearest_cap if nearest is None else nearest
-        alone = [_lower_bound(each, ready, memo) for each in members]
+        alone = _alone_bounds(members, coalition, ready, memo)
         for each, mix, bound in zip(members, coalition.replicas, alone, strict=True):
             plans[each.service.name] = planned(each, mix, bound, missing.get(each.service.name), memo)
         bounds.append(0.0 if coalition.short else max(coalition.bound, math.fsum(alone)))
@@ -227,6 +227,13 @@ def _missing(
             return over.shortages, over.nearest_cap_usd_per_hour
     short = shortage(members, coalition, left.stock, pools=ready.pools, limits=ready.limits, memo=memo)
     return {name: Shortage(Outcome.STOCK_SHORT, message) for name, message in short.items()}, None
+
+
+def _alone_bounds(members: Sequence[Prepared], coalition: Coalition, ready: Outlook, memo: Memo) -> list[float]:
+    """Of each member: proven, alone with all stock, serving everything costs no less."""
+    if not coalition.alone:
+        return [_lower_bound(each, ready, memo) for each in members]
+    return [max(fractional_bound(each.problem), bound) for each, bound in zip(members, coalition.alone, strict=True)]
 
 
 def _lower_bound(each: Prepared, ready: Outlook, memo: Memo) -> float:

@@ -268,8 +268,9 @@ class Programme:
         self._highs.setOptionValue("solve_relaxation", True)
         return self._run()
 
-    def solve(self, time_limit_s: float, relative_gap: float) -> Found:
-        """Solve the integer programme with the cuts so far."""
+    def solve(self, time_limit_s: float, relative_gap: float, *, nodes: int | None = None) -> Found:
+        """Solve the integer programme with the cuts so far, looking at so many nodes of its search tree at most."""
+        self._highs.setOptionValue("mip_max_nodes", highspy.kHighsIInf if nodes is None else nodes)
         self._highs.setOptionValue("solve_relaxation", False)
         self._highs.setOptionValue("time_limit", max(time_limit_s, 0.01))
         self._highs.setOptionValue("mip_rel_gap", relative_gap)

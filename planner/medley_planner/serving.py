@@ -171,8 +171,13 @@ class _Region:
         groups = int(group.max()) + 1
         loads = np.zeros((groups, self._loads.shape[1]))
         np.add.at(loads, group, self._loads)
-        rates = None if self._rates is None else np.bincount(group, weights=self._rates, minlength=groups)
-        pairs = np.subtract(self._prefill, self._decode, dtype=np.float64) if self._split_roles else None
+        rates: Array | None = None
+        if self._rates is not None:
+            rates = np.bincount(group, weights=self._rates, minlength=groups).astype(np.float64)
+        pairs: Array | None = None
+        if self._split_roles:
+            pairs = self._prefill.astype(np.float64)
+            pairs[self._decode] = -1.0
         return _Transport(loads, self._direction, rates, first=self._shared | self._prefill, pairs=pairs)
 
 

@@ -69,6 +69,7 @@ def _options(options: PlanOptions) -> Iterator[tuple[str, str]]:
         yield "options.slice_factor", f"must be at least 1, is {options.slice_factor}"
     yield from _positive("options.time_limit_s", options.time_limit_s)
     yield from _not_negative("options.relative_gap", options.relative_gap)
+    yield from _not_negative("options.shared_gap", options.shared_gap)
     yield from _not_negative("options.switching_horizon_s", options.switching_horizon_s)
 
 

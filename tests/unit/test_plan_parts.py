@@ -13,7 +13,7 @@ import medley_planner.coalitions as coalitions_module
 from medley_planner.cheapest import within_bounds
 from medley_planner.dominance import undominated
 from medley_planner.figures import service_problem
-from medley_planner.fleet import FleetState, PlanOptions, ReplicaBounds, Variant
+from medley_planner.fleet import FleetState, Method, PlanOptions, ReplicaBounds, Variant
 from medley_planner.greedy import greedy
 from medley_planner.lower_bound import fractional_bound, gap
 from medley_planner.memo import Memo
@@ -86,7 +86,8 @@ def test_the_greedy_plan_keeps_stock_caps_and_upper_bounds_and_never_beats_the_o
 
 
 def without_solver(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cheapest_module, "solve", lambda *_, **__: Solution(Ending.NOTHING_FOUND))
+    for way in ("solve", "solve_by_cuts"):
+        monkeypatch.setattr(cheapest_module, way, lambda *_, **__: Solution(Ending.NOTHING_FOUND))
 
 
 def test_where_the_solver_finds_nothing_in_time_the_greedy_plan_is_used_and_said_so(
@@ -118,6 +119,9 @@ def test_a_time_limit_too_short_for_anything_still_gives_a_sound_plan() -> None:
 # -- one by one --------------------------------------------------------------------------------------------------------
 
 
+BY_REFERENCE = PlanOptions(explain=False, method=Method.REFERENCE)
+
+
 def without_joint_solver(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every coalition counts as large, and the solver never ends on more than one service."""
     monkeypatch.setattr(coalitions_module, "_LARGE_SHARES", 0)
@@ -137,7 +141,7 @@ def test_services_planned_one_by_one_keep_the_stock_and_never_beat_the_optimum(m
         exact = plan(state, PlanOptions(explain=False), capacity_of=rates)
         with monkeypatch.context() as patched:
             without_joint_solver(patched)
-            found = plan(state, PlanOptions(explain=False), capacity_of=rates)
+            found = plan(state, BY_REFERENCE, capacity_of=rates)
         if found.status is not SolverStatus.HEURISTIC or exact.cost_usd_per_hour == 0:
             continue
         if all(each.outcome is Outcome.PLANNED for each in (*found.services, *exact.services)):
@@ -152,7 +156,7 @@ def test_the_service_with_most_to_lose_chooses_first(monkeypatch: pytest.MonkeyP
     without_joint_solver(monkeypatch)
     cheap = service("a-cheap", 1.0, sizes=SizeHistogram.of((*SHORT, 1.0)))
     needy = service("b-needy", 1.0, sizes=SizeHistogram.of((*LONG, 1.0)))
-    found = plan(fleet([cheap, needy], small_and_big(big=1, small_price=6.0)), capacity_of=SMALL_AND_BIG)
+    found = plan(fleet([cheap, needy], small_and_big(big=1, small_price=6.0)), BY_REFERENCE, capacity_of=SMALL_AND_BIG)
     assert (mix(found.service("a-cheap")), mix(found.service("b-needy"))) == ({"small": 1}, {"big": 1})
     assert found.status is SolverStatus.HEURISTIC
 
@@ -162,7 +166,7 @@ def test_a_service_that_finds_no_room_serves_what_it_can_and_says_that_nothing_i
 ) -> None:
     without_joint_solver(monkeypatch)
     services = [service(name, 4.0, pools=("big",)) for name in ("a", "b")]
-    found = plan(fleet(services, small_and_big(big=3)), PlanOptions(explain=False), capacity_of=SMALL_AND_BIG)
+    found = plan(fleet(services, small_and_big(big=3)), BY_REFERENCE, capacity_of=SMALL_AND_BIG)
     assert dict(found.gpus_by_pool) == {"big": 3}
     (short,) = [each for each in found.services if each.outcome is Outcome.STOCK_SHORT]
     assert short.reason.endswith("the solver's time ended before it found a plan for all")
