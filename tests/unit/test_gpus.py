@@ -14,6 +14,21 @@ def test_the_catalogue_has_the_types_that_clouds_rent_out():
     assert list(catalogue()) == sorted(catalogue())
 
 
+def test_the_catalogue_has_makers_beside_nvidia_and_cards_of_workstations():
+    assert {"MI210", "MI300X", "MI355X", "Gaudi-3", "TPU-v6e", "RTX-4090", "RTX-6000-Ada", "H20", "B300"} <= set(
+        catalogue()
+    )
+    assert len(catalogue()) >= 48
+
+
+def test_variants_of_one_part_differ_in_their_links_alone():
+    for name, other in (("A800-80GB", "A100-80GB"), ("H800-80GB", "H100-80GB")):
+        limited, full = gpu_type(name), gpu_type(other)
+        assert limited.link_bandwidth_bytes_per_s == 200e9
+        assert limited.dense_flops_16bit == full.dense_flops_16bit
+        assert limited.memory_bandwidth_bytes_per_s == full.memory_bandwidth_bytes_per_s
+
+
 def test_h100_and_l4_have_dense_figures():
     h100, l4 = gpu_type("H100-80GB"), gpu_type("L4")
 
@@ -29,10 +44,12 @@ def test_every_row_has_a_source_and_figures_of_a_plausible_size():
         assert len(row["source"]) > 20, row["name"]
         assert 14 < gpu.memory_gib < 300, row["name"]
         assert 2e11 < gpu.memory_bandwidth_bytes_per_s < 1e13, row["name"]
-        assert 50 < gpu.dense_flops_16bit / gpu.memory_bandwidth_bytes_per_s < 500, row["name"]
-        assert gpu.dense_flops_8bit is None or gpu.dense_flops_8bit / gpu.dense_flops_16bit == pytest.approx(2, 0.02)
+        assert 30 < gpu.dense_flops_16bit / gpu.memory_bandwidth_bytes_per_s < 600, row["name"]
+        as_fast = 1 if gpu.name == "Gaudi-3" else 2
+        eight_bit = gpu.dense_flops_8bit
+        assert eight_bit is None or eight_bit / gpu.dense_flops_16bit == pytest.approx(as_fast, 0.02), row["name"]
         assert 16e9 <= gpu.link_bandwidth_bytes_per_s <= 900e9, row["name"]
-        assert gpu.product_labels, row["name"]
+        assert gpu.product_labels or gpu.name.startswith(("Gaudi", "TPU")), row["name"]
 
 
 def test_product_labels_name_one_type_each():
