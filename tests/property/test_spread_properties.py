@@ -1,4 +1,4 @@
-"""What holds when replicas must be spread, queue, compute parts and be paid from one purse: tighter is never cheaper."""
+"""What holds when replicas must be spread, queue, compute parts and share a purse: tighter is never cheaper."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from dataclasses import replace
 
 import pytest
 
+import medley_planner.plan as plan_module
+from medley_planner.check import Violation, check
 from medley_planner.fleet import Availability, CapacityType, FleetState, PlanOptions, Service
 from medley_planner.plan import plan
-from medley_planner.result import FleetPlan, Outcome
+from medley_planner.result import FleetPlan, Outcome, SolverStatus
 from planner_fleets import random_spread_fleet
 
 FLEETS = int(os.environ.get("MEDLEY_SPREAD_FLEETS", "48"))
@@ -123,3 +125,17 @@ def test_planning_again_with_the_plan_running_changes_nothing() -> None:
         )
         again = plan(replace(state, services=running), QUICK, capacity_of=rates)
         assert [each.mix for each in again.services] == [each.mix for each in found.services], told
+
+
+def test_the_plan_without_a_solver_keeps_every_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first check is made to refuse, so that the greedy plan is used; it has to pass the second, real one."""
+    for number in range(FLEETS):
+        state, rates = random_spread_fleet(random.Random(f"greedy/{SEED}/{number}"))
+        refusals = iter([(Violation("capacity", "made up", "made up"),)])
+
+        def refuses_once(*given, refusals=refusals):
+            return next(refusals, None) or check(*given)
+
+        monkeypatch.setattr(plan_module, "check", refuses_once)
+        found = plan(state, QUICK, capacity_of=rates)
+        assert found.status is SolverStatus.HEURISTIC or not found.cost_usd_per_hour, f"seed {SEED}, fleet {number}"
