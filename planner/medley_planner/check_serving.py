@@ -16,10 +16,11 @@ from medley_planner.result import BucketShare, MixEntry, Outcome, ServicePlan
 from medley_planner.variants import CapacityFunction
 from medley_planner.violations import LOAD_TOLERANCE, Violation
 
+Rates = Mapping[tuple[Variant, tuple[int, int]], float]
+"""Requests per second of one replica, by variant and size."""
+
 _PARTS = (Role.PREFILL, Role.DECODE)
 """What must be computed of every request; shared replicas compute both."""
-
-Sizes = Mapping[tuple[int, int], Sequence[BucketShare]]
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,9 @@ def check_serving(serving: Serving, *, queueing: bool = True) -> Iterator[Violat
         yield from _demand(serving, plan.shares, wanted=1.0, promised=plan.served_share)
     elif plan.shares:
         yield Violation("demand", service.name, "requests that nobody sends are served")
-    loads = _loads(serving, plan.shares)
-    yield from _capacity(serving, plan.shares, plan.mix)
+    rates = _rates(serving, plan.shares)
+    loads = _loads(serving, plan.shares, rates)
+    yield from _capacity(serving, plan.shares, plan.mix, rates)
     yield from _room(serving, plan.mix, loads, queueing=queueing)
     for entry in plan.mix:
         if abs(loads.get(entry.variant, 0.0) / entry.replicas - entry.utilisation) > LOAD_TOLERANCE:
@@ -88,10 +90,11 @@ def check_losses(serving: Serving) -> Iterator[Violation]:
         return
     for fallback in plan.fallbacks:
         left = [entry for entry in plan.mix if entry.variant.pool != fallback.pool]
+        rates = _rates(serving, fallback.shares)
         broken = [
             *_demand(serving, fallback.shares, wanted=wanted, promised=fallback.served_share),
-            *_capacity(serving, fallback.shares, left),
-            *_room(serving, left, _loads(serving, fallback.shares), queueing=True),
+            *_capacity(serving, fallback.shares, left, rates),
+            *_room(serving, left, _loads(serving, fallback.shares, rates), queueing=True),
         ]
         for each in broken:
             yield Violation("survivable", service.name, f"without {fallback.pool}: {each.detail}")
@@ -126,10 +129,11 @@ def _demand(serving: Serving, shares: Sequence[BucketShare], *, wanted: float, p
         yield Violation("demand", service.name, f"{math.fsum(served)} is served, not {promised}")
 
 
-def _capacity(serving: Serving, shares: Sequence[BucketShare], mix: Sequence[MixEntry]) -> Iterator[Violation]:
+def _capacity(
+    serving: Serving, shares: Sequence[BucketShare], mix: Sequence[MixEntry], rates: Rates
+) -> Iterator[Violation]:
     """Replicas that serve are there, and can do what the plan says they do."""
     there = {entry.variant for entry in mix}
-    rates = _rates(serving, shares)
     for part in shares:
         size = (part.input_tokens, part.output_tokens)
         capacity = rates.get((part.variant, size), 0.0)
@@ -138,8 +142,8 @@ def _capacity(serving: Serving, shares: Sequence[BucketShare], mix: Sequence[Mix
             yield Violation("capacity", serving.service.name, detail)
 
 
-def _rates(serving: Serving, shares: Sequence[BucketShare]) -> dict[tuple[Variant, tuple[int, int]], float]:
-    """Requests per second of one replica, by variant and size."""
+def _rates(serving: Serving, shares: Sequence[BucketShare]) -> Rates:
+    """What a replica sustains, for the variants that serve something."""
     sizes = [(bucket.input_tokens, bucket.output_tokens) for bucket in serving.service.sizes.buckets]
     return {
         (variant, size): capacity.requests_per_second
@@ -149,11 +153,10 @@ def _rates(serving: Serving, shares: Sequence[BucketShare]) -> dict[tuple[Varian
     }
 
 
-def _loads(serving: Serving, shares: Sequence[BucketShare]) -> dict[Variant, float]:
+def _loads(serving: Serving, shares: Sequence[BucketShare], rates: Rates) -> dict[Variant, float]:
     """Replicas that are busy, by variant."""
     service = serving.service
     weights = {(bucket.input_tokens, bucket.output_tokens): bucket.weight for bucket in service.sizes.buckets}
-    rates = _rates(serving, shares)
     loads: dict[Variant, list[float]] = {}
     for part in shares:
         size = (part.input_tokens, part.output_tokens)
