@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from medley_operator.cli.yaml_documents import MAX_DEPTH, DocumentError, documents
+from medley_operator.cli.yaml_documents import MAX_DEPTH, MAX_SLOWLY_READ_CHARACTERS, DocumentError, documents
 
 
 def only(text: str) -> object:
@@ -55,6 +55,13 @@ def test_scalars_are_read_as_kubectl_reads_them(written: str, value: object) -> 
 
 def test_what_json_escapes_as_two_halves_is_one_character() -> None:
     assert only(json.dumps({"🚀": "a🚀b"})) == {"🚀": "a🚀b"}
+
+
+def test_a_large_file_is_read_like_a_small_one() -> None:
+    value = {"🚀": ["a🚀b", "\\ud83d\\ude00", "\\\\", "é"], "more": ["x" * 1000] * 300}
+    assert only(json.dumps(value)) == value
+    assert len(json.dumps(value)) > MAX_SLOWLY_READ_CHARACTERS
+    assert "flow sequence" in refused(json.dumps(value)[:-2] + "}").message
 
 
 def test_half_a_character_is_refused() -> None:

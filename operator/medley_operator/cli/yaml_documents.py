@@ -21,6 +21,9 @@ MAX_REPEATED_VALUES = 20_000
 """Values that aliases may add: nobody writes so many, and a few lines can ask for any number."""
 
 MAX_NUMBER_CHARACTERS = 64
+MAX_SLOWLY_READ_CHARACTERS = 2**18
+"""What libyaml does not read is read by the slow parser up to this length: in about a second."""
+
 
 Path = tuple[str | int, ...]
 
@@ -83,16 +86,31 @@ def _nodes(text: str) -> Iterator[yaml.Node]:
     """The documents' nodes, by libyaml where it reads the text: several times as fast.
 
     Where it does not, PyYAML's own parser has the word: it also reads what JSON allows and libyaml does not, and its
-    errors are the better ones.
+    errors are the better ones. A text that would take it long is left to libyaml, with JSON's escapes made readable.
     """
     if yaml.__with_libyaml__:
         try:
             yield from list(_composed(_FastLoader(text)))
         except (yaml.YAMLError, UnicodeEncodeError):
-            pass
+            if len(text) > MAX_SLOWLY_READ_CHARACTERS:
+                yield from _composed(_FastLoader(_with_whole_characters(text)))
+                return
         else:
             return
     yield from _composed(_Loader(text))
+
+
+def _with_whole_characters(text: str) -> str:
+    """JSON with characters in place of their escaped halves, which libyaml refuses; other text as it is."""
+    return _ESCAPED_HALVES.sub(_whole_character, text) if text.lstrip()[:1] in {"{", "["} else text
+
+
+def _whole_character(match: re.Match[str]) -> str:
+    high, low = int(match[2], 16), int(match[3], 16)
+    return match[1] + chr(0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00))
+
+
+_ESCAPED_HALVES = re.compile(r"(?<!\\)((?:\\\\)*)\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})")
 
 
 def _composed(loader: _Loader) -> Iterator[yaml.Node]:
