@@ -26,13 +26,14 @@ from medley_planner.latency import Latency
 from medley_planner.memory import ReplicaMemory
 from medley_planner.models import ModelArchitecture
 from medley_planner.percentiles import count_at, largest_load, mean_within, waiting_services
+from medley_planner.step_budget import DEFAULT_STEP_TOKENS
 from medley_planner.step_time import StepTime
 
 FloatArray = npt.NDArray[np.float64]
 
 MAX_SEQUENCES = 256
 """Requests that a data parallel rank decodes at once (vLLM's `--max-num-seqs`)."""
-MAX_STEP_TOKENS = 2048
+MAX_STEP_TOKENS = DEFAULT_STEP_TOKENS
 """Tokens of a step, decoded and prefilled together (vLLM's `--max-num-batched-tokens`)."""
 KEY_VALUE_TRANSFER_BYTES_PER_S = 3.125e9
 """What a GPU can send to another node: a network of 25 Gbit/s, or its link to peers where that is slower.

@@ -16,13 +16,17 @@ from medley_planner.capacity import ROOFLINE, capacities
 from medley_planner.fleet import FleetState, Objectives, Pool, Role, Service, Variant
 from medley_planner.memory import ReplicaMemory
 from medley_planner.result import BucketShare, FleetPlan, ServicePlan
-from medley_planner.roofline import KEY_VALUE_TRANSFER_BYTES_PER_S, MAX_SEQUENCES, sustained_rates
+from medley_planner.roofline import (
+    KEY_VALUE_TRANSFER_BYTES_PER_S,
+    MAX_SEQUENCES,
+    MAX_STEP_TOKENS,
+    sustained_rates,
+)
 from medley_planner.simulator.engine import EngineLimits, StepTimes
 from medley_planner.simulator.measures import ServiceMeasures, measured
 from medley_planner.simulator.requests import Requests
 from medley_planner.simulator.run import HandOver, RunOptions, ServiceRun
 from medley_planner.simulator.stage import ReplicaKind
-from medley_planner.step_budget import step_budget_tokens
 from medley_planner.step_time import StepTime
 
 _BISECTIONS = 30
@@ -174,12 +178,11 @@ def replica_kind(
         limits: Block size, watermark and queue limit; None is the defaults.
     """
     times = StepTime(service.model, pool.gpu, variant.parallelism)
-    per_token_s = None if variant.role is Role.PREFILL else service.objectives.time_per_output_token_s
     contexts = sorted(bucket.input_tokens + bucket.output_tokens / 2 for bucket in service.sizes.buckets)
     prompts = sorted(float(bucket.input_tokens) for bucket in service.sizes.buckets)
     steps = StepTimes.of(
         times.step_s,
-        max_step_tokens=step_budget_tokens(times, per_token_s),
+        max_step_tokens=MAX_STEP_TOKENS,
         contexts=_apart(contexts),
         prompts=_apart(prompts),
     )
