@@ -30,6 +30,7 @@ from medley_planner.milp import Ending, Limits
 from medley_planner.outlook import Outlook, outlook
 from medley_planner.problem import CostLimit, FleetProblem, ServiceProblem, remaining_stock, stock_limits
 from medley_planner.result import FleetPlan, Outcome, ServicePlan, SolverStatus
+from medley_planner.shadow import by_planning_again, from_prices
 from medley_planner.shortage import shortage
 from medley_planner.split import serves_all
 from medley_planner.validation import InvalidFleetError
@@ -74,7 +75,12 @@ def plan(
     if options.formulation is Formulation.MELANGE:
         return _melange_plan(ready, options, memo)
     fleet_plan = plan_ready(ready, memo)
-    return explained(ready, fleet_plan, memo) if options.explain else fleet_plan
+    if not options.explain:
+        return fleet_plan
+    if not fleet_plan.shadow_prices:
+        worth = by_planning_again(ready, fleet_plan, lambda other: plan_ready(other, memo))
+        fleet_plan = replace(fleet_plan, shadow_prices=worth)
+    return explained(ready, fleet_plan, memo)
 
 
 def explain_plan(
@@ -203,7 +209,8 @@ def _assemble(ready: Outlook, sharing: Sharing, troubles: Mapping[str, Trouble],
         plans[name] = kept(each, trouble, ready.pools, _lower_bound(each, ready, memo), memo)
         bounds.append(plans[name].expected_usd_per_hour)
     found = _fleet_plan([plans[name] for name in sorted(plans)], math.fsum(bounds), _status(sharing))
-    return replace(found, nearest_feasible_cap_usd_per_hour=nearest_cap)
+    prices = [price for coalition in sharing.coalitions for price in coalition.prices]
+    return replace(found, nearest_feasible_cap_usd_per_hour=nearest_cap, shadow_prices=from_prices(prices))
 
 
 def _missing(

@@ -200,6 +200,23 @@ class SolverStatus(enum.Enum):
 
 
 @dataclass(frozen=True)
+class ShadowPrice:
+    """What one more GPU of a pool of which nothing is left would be worth to the fleet.
+
+    Args:
+        pool: The pool.
+        usd_per_gpu_hour: What the fleet would pay less; with `served_rps`, what it pays less or (negative) more.
+        served_rps: Requests per second more that would be served, where stock is short.
+        detail: The same as a sentence.
+    """
+
+    pool: str
+    usd_per_gpu_hour: float
+    served_rps: float
+    detail: str
+
+
+@dataclass(frozen=True)
 class FleetPlan:
     """The plan of all services together.
 
@@ -213,6 +230,8 @@ class FleetPlan:
         reserved_usd_per_hour: Price of the reserved GPUs in use, which are paid for whether they are used or not.
         risk_usd_per_hour: What interruptions of spot replicas are expected to cost.
         nearest_feasible_cap_usd_per_hour: Where the fleet's price cap is too low: the lowest that would do.
+        shadow_prices: What one more GPU would be worth, by pool of which nothing is left, sorted; without pools where
+            it would be worth nothing. Looked for where plans are explained, and where many services compete.
     """
 
     services: tuple[ServicePlan, ...]
@@ -224,6 +243,7 @@ class FleetPlan:
     reserved_usd_per_hour: float = 0.0
     risk_usd_per_hour: float = 0.0
     nearest_feasible_cap_usd_per_hour: float | None = None
+    shadow_prices: tuple[ShadowPrice, ...] = ()
 
     @property
     def expected_usd_per_hour(self) -> float:
