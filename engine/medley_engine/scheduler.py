@@ -96,7 +96,9 @@ class Slice:
 
 
 class Scheduler:
-    """Sequences of one data-parallel group, its free blocks, and the choice of each step."""
+    """Sequences of one data-parallel group, its free blocks, and the choice of each step. ``skip_prompts_once`` keeps
+    prompts out of the next step, so that sequences which were handed over get their next tokens as soon as can be.
+    """
 
     def __init__(self, *, block_tokens: int, chunk_tokens: int, budget_tokens: int, max_running: int) -> None:
         if budget_tokens < chunk_tokens + max_running - 1:
@@ -111,6 +113,7 @@ class Scheduler:
         self.waiting: list[Sequence] = []
         self.free: list[int] = []
         self.preemptions = 0
+        self.skip_prompts_once = False
 
     @property
     def busy(self) -> bool:
@@ -154,6 +157,8 @@ class Scheduler:
         budget, before = self._budget, self.preemptions
         decoding = [s for s in self.running if s.computed >= len(s.prompt)]
         filling = [s for s in self.running if s.computed < len(s.prompt)]
+        if self.skip_prompts_once:
+            self.skip_prompts_once, budget, filling = False, len(decoding), []
         for sequence in [*decoding, *filling]:
             if sequence not in self.running:
                 continue

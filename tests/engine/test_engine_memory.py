@@ -323,7 +323,7 @@ def test_a_frame_carries_descriptors_and_a_broken_one_is_an_error():
     [
         ({"model_type": "llama"}, "model_type 'llama'"),
         ({"hidden_act": "gelu"}, "hidden_act"),
-        ({"rope_scaling": {"rope_type": "yarn"}}, "rope_type 'yarn'"),
+        ({"rope_scaling": {"rope_type": "llama3"}}, "rope_type 'llama3'"),
         ({"num_hidden_layers": None}, "num_hidden_layers"),
     ],
 )

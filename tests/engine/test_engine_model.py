@@ -65,8 +65,8 @@ class Ranks:
         comm = Collective(self.tmp_path / f"store{id(self)}", rank, self.topology.ranks, tp)
         request = {"do": "attach", "config": "a", "rank": rank, "holder": f"x/{rank}"}
         reply, fds = self.manager.handle(request, ME)
-        weights = attach(layout, reply["items"], fds[0], self.options)
-        cache = KvCache(fds[1], layout, 8, reply["blockBytes"])
+        weights = attach(layout, reply["items"], fds[1:], self.options)
+        cache = KvCache(fds[0], layout, 8, reply["blockBytes"])
         model = MoeModel(layout.config, weights, cache, self.placement, comm)
         scheduler = Scheduler(block_tokens=8, chunk_tokens=16, budget_tokens=64, max_running=8)
         group = rank // tp

@@ -12,10 +12,7 @@ import os
 import select
 import socket
 import threading
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,17 +20,11 @@ from medley_engine.config import Topology, parse_model_config
 from medley_engine.layout import Layout
 from medley_engine.memory import wire
 from medley_engine.memory.checkpoint import Checkpoint
+from medley_engine.memory.filling import Filler, Options, Progress
 from medley_engine.memory.mapping import Pool
 from medley_engine.memory.peer import MemoryTransport, PeerTransport
-from medley_engine.memory.store import (
-    ConflictError,
-    Store,
-    UnknownNameError,
-    open_journals,
-    parse_placement,
-    start_ticks,
-)
-from medley_engine.transition import DiskCopy, PeerCopy, Transition
+from medley_engine.memory.records import ConflictError, UnknownNameError, parse_placement, start_ticks
+from medley_engine.memory.store import Store, open_journals
 
 
 class FdKeeper(Protocol):
@@ -41,36 +32,6 @@ class FdKeeper(Protocol):
 
     def put(self, name: str, fd: int) -> None:
         """Keep a duplicate under this name."""
-
-
-@dataclass
-class Progress:
-    """State of one preparation, for whoever asks."""
-
-    state: str = "planning"
-    total_bytes: int = 0
-    copied_bytes: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)
-    summary: dict[str, Any] = field(default_factory=dict)
-    error: str = ""
-    stop: bool = False
-
-    def report(self) -> dict[str, Any]:
-        """As a reply."""
-        share = self.copied_bytes / self.total_bytes if self.total_bytes else float(self.state == "prepared")
-        return {
-            "state": self.state,
-            "percent": round(100 * share, 1),
-            "copiedBytes": self.copied_bytes,
-            "totalBytes": self.total_bytes,
-            "seconds": self.seconds,
-            "plan": self.summary,
-            "failure": self.error,
-        }
-
-
-class Abandoned(Exception):  # noqa: N818 - a signal between threads, not an error
-    """The preparation was called off."""
 
 
 class Manager:
@@ -94,11 +55,11 @@ class Manager:
         self.store = Store(layout, block_tokens, blocks_per_rank, pools)
         self._keeper = keeper
         self._kept = set(kept)
-        self._transport = transport or MemoryTransport()
         self._pages, self._holders, fresh = open_journals(kept)
         self._progress: dict[str, Progress] = {}
         self._views: dict[str, mmap.mmap] = {}
         self._pause_s = copy_chunk_pause_s
+        self._filler = Filler(self.store, checkpoint, transport or MemoryTransport(), self._view, self._save)
         self.restored = False
         self._watch = select.epoll()
         self._watched: dict[int, str] = {}
@@ -127,6 +88,8 @@ class Manager:
             "abandon": self._abandon,
             "attach": self._attach,
             "detach": self._detach,
+            "borrow": self._borrow,
+            "give_back": self._give_back,
             "kv_lease": self._kv_lease,
             "kv_release": self._kv_release,
             "kv_transfer": self._kv_transfer,
@@ -170,7 +133,7 @@ class Manager:
             "weightBytes": sum(copy.extent.size for copy in store.copies.values()),
             "diskBytesRead": self.checkpoint.bytes_read,
             "blockBytes": store.block_bytes,
-            "kvCapacity": {name: store.kv_capacity(name) for name in store.pools if name.startswith("kv/")},
+            "kvCapacity": {name: store.kv.capacity(name) for name in store.pools if name.startswith("kv/")},
         }, []
 
     def _prepare(self, request: wire.Frame, _peer: wire.Peer) -> tuple[wire.Frame, list[int]]:
@@ -185,8 +148,14 @@ class Manager:
         running = self._progress.get(name)
         if fresh or running is None or running.state in ("failed", "abandoned"):
             progress = self._progress[name] = Progress()
-            options = (name, bool(request.get("peer", True)), bool(request.get("shared", True)), progress)
-            threading.Thread(target=self._fill, args=options, name=f"fill-{name}", daemon=True).start()
+            options = Options(
+                peer=bool(request.get("peer", True)),
+                shared=bool(request.get("shared", True)),
+                early_release=bool(request.get("early_release", False)),
+                pause_s=self._pause_s,
+            )
+            work = (name, options, progress)
+            threading.Thread(target=self._filler.run, args=work, name=f"fill-{name}", daemon=True).start()
         return self._progress[name].report(), []
 
     def _progress_of(self, request: wire.Frame, _peer: wire.Peer) -> tuple[wire.Frame, list[int]]:
@@ -213,19 +182,19 @@ class Manager:
 
     def _attach(self, request: wire.Frame, peer: wire.Peer) -> tuple[wire.Frame, list[int]]:
         name, rank, holder = str(request["config"]), int(request["rank"]), str(request["holder"])
-        items = self.store.attach(name, rank, holder, peer.pid)
+        found = self.store.attach(name, rank, holder, peer.pid)
         self._watch_holder(holder)
         config = self.store.config(name)
-        weights = f"weights/{config.topology.domain(rank)}"
-        kv = self.store.kv_pool_name(holder)
-        fds = [self._pool(weights).fd, self._pool(kv).fd]
+        kv = self.store.kv.pool_name(holder)
+        items, weights = self._located(found)
+        fds = [self._pool(kv).fd, *weights]
         self._save_holders()
         return {
             "items": items,
             "placement": config.placement.layers,
             "kvPool": kv,
             "blockBytes": self.store.block_bytes,
-            "kvCapacity": self.store.kv_capacity(kv),
+            "kvCapacity": self.store.kv.capacity(kv),
             "blocks": sorted(self.store.holders[holder].blocks),
         }, fds
 
@@ -234,107 +203,44 @@ class Manager:
         self._save()
         return {}, []
 
+    def _located(self, found: list[tuple[str, str, int, int]]) -> tuple[list[tuple[str, int, int, int]], list[int]]:
+        """Items as a rank gets them, (key, number of the pool, offset, size), and the pools by number."""
+        domains = sorted({domain for _, domain, _, _ in found})
+        numbers = {domain: number for number, domain in enumerate(domains)}
+        items = [(key, numbers[domain], offset, size) for key, domain, offset, size in found]
+        return items, [self._pool(f"weights/{domain}").fd for domain in domains]
+
+    def _borrow(self, request: wire.Frame, _peer: wire.Peer) -> tuple[wire.Frame, list[int]]:
+        items, fds = self._located(self.store.borrow(str(request["holder"]), request["items"]))
+        self._save_holders()
+        return {"items": items}, fds
+
+    def _give_back(self, request: wire.Frame, _peer: wire.Peer) -> tuple[wire.Frame, list[int]]:
+        freed = self.store.give_back(str(request["holder"]), request["items"])
+        self._save()
+        for progress in self._progress.values():
+            self._filler.given_back(progress, request["items"], freed if progress.state == "copying" else 0)
+        return {"bytes": freed}, []
+
     def _kv_lease(self, request: wire.Frame, _peer: wire.Peer) -> tuple[wire.Frame, list[int]]:
         holder = str(request["holder"])
-        blocks = self.store.kv_lease(holder, int(request.get("count", 0)), request.get("exactly"))
+        blocks = self.store.kv.lease(holder, int(request.get("count", 0)), request.get("exactly"))
         self._save_holders()
-        return {"blocks": blocks, "capacity": self.store.kv_capacity(self.store.kv_pool_name(holder))}, []
+        return {"blocks": blocks, "capacity": self.store.kv.capacity(self.store.kv.pool_name(holder))}, []
 
     def _kv_blocks(self, request: wire.Frame, _peer: wire.Peer) -> tuple[wire.Frame, list[int]]:
         held = self.store.holders.get(str(request["holder"]))
         return {"blocks": sorted(held.blocks) if held else []}, []
 
     def _kv_release(self, request: wire.Frame, _peer: wire.Peer) -> tuple[wire.Frame, list[int]]:
-        self.store.kv_release(str(request["holder"]), request["blocks"])
+        self.store.kv.release(str(request["holder"]), request["blocks"])
         self._save_holders()
         return {}, []
 
     def _kv_transfer(self, request: wire.Frame, _peer: wire.Peer) -> tuple[wire.Frame, list[int]]:
-        blocks = self.store.kv_transfer(str(request["source"]), str(request["target"]), request["blocks"])
+        blocks = self.store.kv.transfer(str(request["source"]), str(request["target"]), request["blocks"])
         self._save_holders()
         return {"blocks": blocks}, []
-
-    # --- filling pages -----------------------------------------------------------------------------------------
-
-    def _fill(self, name: str, peer_allowed: bool, shared: bool, progress: Progress) -> None:
-        try:
-            with self.store.lock:
-                transition = self.store.plan_for(name, peer_allowed=peer_allowed)
-                progress.summary = summarise(transition)
-                progress.total_bytes = transition.copied_bytes
-                steps: list[DiskCopy | PeerCopy] = [*transition.disk, *transition.peer]
-                for domain, item in sorted({(step.domain, step.item) for step in steps}):
-                    self.store.reserve(domain, item)
-                self._save()
-            progress.state = "copying"
-            self._timed("disk", progress, lambda: self._run_disk(transition, progress))
-            self._timed("peer", progress, lambda: self._run_peer(transition, progress, shared))
-            self._finish_fill(name, progress)
-        except (Abandoned, UnknownNameError):
-            with self.store.lock:
-                progress.state = "abandoned"
-                self._drop_half(name)
-        except Exception as error:  # noqa: BLE001 - reported to whoever asked; the thread has no caller
-            with self.store.lock:
-                progress.state, progress.error = "failed", f"{type(error).__name__}: {error}"
-                self._drop_half(name)
-
-    def _finish_fill(self, name: str, progress: Progress) -> None:
-        with self.store.lock:
-            if progress.stop:
-                raise Abandoned
-            self.store.config(name).prepared = True
-            self._save()
-        progress.state = "prepared"
-
-    def _drop_half(self, name: str) -> None:
-        """After a broken attempt: the configuration goes, and with it every page that only it wanted."""
-        if name in self.store.configs and name != self.store.active:
-            self.store.configs[name].pinned = False
-        self.store.collect()
-        self._save()
-
-    def _timed(self, name: str, progress: Progress, work: Callable[[], None]) -> None:
-        start = time.perf_counter()
-        work()
-        progress.seconds[name] = time.perf_counter() - start
-
-    def _run_disk(self, transition: Transition, progress: Progress) -> None:
-        # In the order of the file, so that the disk reads forwards.
-        order = {key: position for position, key in enumerate(self.store.layout.items)}
-        for step in sorted(transition.disk, key=lambda s: (order[s.item], s.domain)):
-            self._fill_one(step, progress, partial(self._read, step))
-
-    def _read(self, step: DiskCopy, target: memoryview) -> None:
-        self.checkpoint.read_item(self.store.layout.items[step.item], self.store.layout.dtype, target)
-
-    def _run_peer(self, transition: Transition, progress: Progress, shared: bool) -> None:
-        for step in transition.peer:
-            self._fill_one(step, progress, partial(self._copy, step, shared))
-
-    def _copy(self, step: PeerCopy, shared: bool, target: memoryview) -> None:
-        with self.store.lock:
-            extent = self.store.copies[step.source, step.item].extent
-        source = memoryview(self._view(f"weights/{step.source}"))[extent.offset : extent.end]
-        if not shared:
-            # Without memory that both ends can name, bytes are staged through a buffer of the sender (an ablation).
-            source = memoryview(bytes(source))
-        self._transport.copy(source, target)
-
-    def _fill_one(self, step: DiskCopy | PeerCopy, progress: Progress, fill: Callable[[memoryview], None]) -> None:
-        with self.store.lock:
-            if progress.stop:
-                raise Abandoned
-            copy = self.store.copies.get((step.domain, step.item))
-            if copy is None:
-                raise Abandoned
-            extent = copy.extent
-        fill(memoryview(self._view(f"weights/{step.domain}"))[extent.offset : extent.offset + extent.size])
-        with self.store.lock:
-            copy.valid = True
-        progress.copied_bytes += step.size_bytes
-        if self._pause_s:
-            time.sleep(self._pause_s)
 
     # --- descriptors, journals, watching ------------------------------------------------------------------------
 
@@ -359,6 +265,7 @@ class Manager:
     def _save(self) -> None:
         self._pages.store(self.store.dump())
         self._save_holders()
+        self.store.punch_freed()
 
     def _save_holders(self) -> None:
         self._holders.store(self.store.dump_holders())
@@ -383,23 +290,6 @@ class Manager:
                     self._save()
                     dropped.append(name)
         return dropped
-
-
-def summarise(transition: Transition) -> dict[str, Any]:
-    """A transition in numbers."""
-    return {
-        "diskBytes": sum(s.size_bytes for s in transition.disk),
-        "diskItems": len(transition.disk),
-        "peerBytes": sum(s.size_bytes for s in transition.peer),
-        "peerItems": len(transition.peer),
-        "zeroCopyItems": len(transition.zero_copy),
-        "freeAfterItems": len(transition.free_after),
-        "remapped": {str(rank): count for rank, count in transition.remapped.items()},
-        "beforeBytes": transition.before_bytes,
-        "peakBytes": transition.peak_bytes,
-        "afterBytes": transition.after_bytes,
-        "estimatedSeconds": round(transition.estimated_s, 6),
-    }
 
 
 def serve(manager: Manager, path: Path, token: str) -> None:

@@ -1,79 +1,31 @@
-"""The manager's book: copies of items in pools, configurations, who is attached, and leases of KV blocks.
+"""The manager's book: copies of items in pools, configurations, and who is attached.
 
 Nothing is counted twice: whether a page is in use is derived from the configurations that are pinned and the holders
 that are attached. A holder is a rank process, known by its process id and start time, so its references end with it
 however it ends, and survive a restart of the manager as long as it lives.
+
+An item never loses its last copy while a configuration needs it. So a copy may be given back before the takeover, once
+its only reader maps another one: see :meth:`Store.borrow`.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from medley_engine.config import DTYPE_BYTES, Topology
 from medley_engine.extents import Extent, ExtentAllocator
 from medley_engine.layout import Layout
 from medley_engine.memory.journal import Journal
+from medley_engine.memory.leases import KvLeases
 from medley_engine.memory.mapping import PAGE_BYTES, Pool
+from medley_engine.memory.records import Configuration, ConflictError, Copy, Holder, UnknownNameError, start_ticks
 from medley_engine.placement import Placement, check
 from medley_engine.transition import Transition, plan
 
 POOL_BYTES = 1 << 40
 """Address space of a pool; memory is taken only for pages that are written."""
-
-
-class UnknownNameError(KeyError):
-    """No configuration or holder has this name."""
-
-
-class ConflictError(RuntimeError):
-    """The request contradicts what is in force."""
-
-
-@dataclass
-class Copy:
-    """One copy of an item in a domain. ``valid`` turns True when all its bytes are there."""
-
-    extent: Extent
-    valid: bool
-
-
-@dataclass
-class Configuration:
-    """A layout of ranks that was asked for. ``pinned`` keeps its pages even while nobody is attached. ``armed`` says
-    that a standby waits at it which nobody asked for yet, so it does not count for what may be lent.
-    """
-
-    topology: Topology
-    placement: Placement
-    pinned: bool = True
-    prepared: bool = False
-    armed: bool = False
-
-
-@dataclass
-class Holder:
-    """A rank process that maps pages. ``start_ticks`` tells it from a later process with the same id."""
-
-    pid: int
-    start_ticks: int
-    config: str
-    rank: int
-    blocks: set[int] = field(default_factory=set)
-
-
-def start_ticks(pid: int) -> int | None:
-    """Start time of a process in clock ticks since boot, or None where there is none."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    fields = text.rpartition(")")[2].split()
-    return None if fields[0] in ("Z", "X") else int(fields[19])
 
 
 class Store:
@@ -83,8 +35,6 @@ class Store:
 
     def __init__(self, layout: Layout, block_tokens: int, blocks_per_rank: int, pools: dict[str, Pool]) -> None:
         self.layout = layout
-        self.block_tokens = block_tokens
-        self.blocks_per_rank = blocks_per_rank
         elements = layout.config.kv_token_elements(layout.tensor_parallel) * block_tokens
         self.block_bytes = -(-elements * DTYPE_BYTES[layout.dtype] // PAGE_BYTES) * PAGE_BYTES
         self.pools = pools
@@ -94,6 +44,14 @@ class Store:
         self.holders: dict[str, Holder] = {}
         self.active: str | None = None
         self._allocators: dict[str, ExtentAllocator] = {}
+        self._freed: list[tuple[str, Extent]] = []
+        self.kv = KvLeases(
+            block_bytes=self.block_bytes,
+            blocks_per_rank=blocks_per_rank,
+            holders=self.holders,
+            configs=lambda: self.configs,
+            pools=pools,
+        )
 
     # --- pools -------------------------------------------------------------------------------------------------
 
@@ -192,24 +150,45 @@ class Store:
         """Free every copy that no pinned or held configuration needs; returns the bytes given back."""
         held = {holder.config for holder in self.holders.values()}
         self.configs = {name: c for name, c in self.configs.items() if c.pinned or name in held}
-        wanted = {
-            (config.topology.domain(rank), item)
-            for name, config in self.configs.items()
-            for rank, items in self.needs(name).items()
-            for item in items
-        }
+        wanted = {(domain, item) for holder in self.holders.values() for item, domain in holder.borrowed.items()}
+        for name, config in self.configs.items():
+            for rank, items in self.needs(name).items():
+                own = config.topology.domain(rank)
+                wanted.update((self._where(own, item) or own, item) for item in items)
+        return self._free(sorted(set(self.copies) - wanted))
+
+    def _free(self, keys: Iterable[tuple[str, str]]) -> int:
+        """Strike copies off the book. Their memory goes with :meth:`punch_freed`, which must follow before anything is
+        allocated.
+        """
         freed = 0
-        for key in sorted(set(self.copies) - wanted):
+        for key in keys:
+            allocator = self._allocator(key[0])
             copy = self.copies.pop(key)
-            self._allocator(key[0]).free(copy.extent)
-            self.pool(f"weights/{key[0]}").punch(copy.extent.offset, copy.extent.size)
+            allocator.free(copy.extent)
+            self._freed.append((f"weights/{key[0]}", copy.extent))
             freed += copy.extent.size
         return freed
 
+    def punch_freed(self) -> None:
+        """Give the memory of what was struck off back to the system. Only once that is written down: a manager that
+        starts anew must not take empty pages for weights.
+        """
+        for pool, extent in self._freed:
+            self.pool(pool).punch(extent.offset, extent.size)
+        self._freed.clear()
+
+    def _where(self, own: str, item: str) -> str | None:
+        """Domain from which an item is mapped: one's own, else the first that has a whole copy."""
+        if (own, item) in self.copies:
+            return own
+        others = sorted(domain for (domain, key), copy in self.copies.items() if key == item and copy.valid)
+        return others[0] if others else None
+
     # --- holders -----------------------------------------------------------------------------------------------
 
-    def attach(self, name: str, rank: int, holder: str, pid: int) -> list[tuple[str, int, int]]:
-        """Register a rank process and tell where its items lie: (key, offset, size) in mapping order."""
+    def attach(self, name: str, rank: int, holder: str, pid: int) -> list[tuple[str, str, int, int]]:
+        """Register a rank process and tell where its items lie: (key, domain, offset, size) in mapping order."""
         config = self.config(name)
         if not config.prepared:
             raise ConflictError(f"configuration {name} is not prepared")
@@ -218,168 +197,106 @@ class Store:
             raise UnknownNameError(f"process {pid}")
         old = self.holders.get(holder)
         blocks = old.blocks if old is not None and (old.pid, old.start_ticks) == (pid, ticks) else set()
-        self.holders[holder] = Holder(pid, ticks, name, rank, blocks)
-        domain = config.topology.domain(rank)
-        found = []
+        own = config.topology.domain(rank)
+        found, borrowed = [], {}
         for key in self.needs(name)[rank]:
-            copy = self.copies[domain, key]
-            found.append((key, copy.extent.offset, copy.extent.size))
+            domain = self._where(own, key)
+            if domain is None:
+                raise ConflictError(f"no copy of {key} is left")
+            if domain != own:
+                borrowed[key] = domain
+            extent = self.copies[domain, key].extent
+            found.append((key, domain, extent.offset, extent.size))
+        self.holders[holder] = Holder(pid, ticks, name, rank, blocks, borrowed)
         return found
 
     def detach(self, holder: str) -> None:
         """Forget a rank process: its references and its KV blocks. Unknown names are no error (it may have died)."""
         gone = self.holders.pop(holder, None)
         if gone is not None:
-            self._punch_surplus(gone, gone.blocks)
+            self.kv.punch_surplus(gone, gone.blocks)
             self.collect()
 
-    # --- KV blocks ---------------------------------------------------------------------------------------------
-
-    def kv_pool_name(self, holder: str) -> str:
-        """KV pool of a holder: one per domain and tensor-parallel shard."""
+    def borrow(self, holder: str, items: Sequence[str]) -> list[tuple[str, str, int, int]]:
+        """Where a holder may map items instead of in its own domain: (key, domain, offset, size), for those of which
+        another whole copy exists. From then on that copy stays as long as the holder does.
+        """
         held = self._holder(holder)
-        return self._kv_name(held)
+        own = self.config(held.config).topology.domain(held.rank)
+        found = []
+        for item in items:
+            others = sorted(d for (d, key), copy in self.copies.items() if key == item and copy.valid and d != own)
+            if others:
+                held.borrowed[item] = others[0]
+                extent = self.copies[others[0], item].extent
+                found.append((item, others[0], extent.offset, extent.size))
+        return found
 
-    def _kv_name(self, held: Holder) -> str:
-        topology = self.configs[held.config].topology
-        return f"kv/{topology.domain(held.rank)}/{topology.tp_index(held.rank)}"
+    def give_back(self, holder: str, items: Sequence[str]) -> int:
+        """The holder maps these items elsewhere now: free its domain's copies of them, unless another rank or a
+        configuration that is being prepared needs them there. Returns the bytes.
+        """
+        held = self._holder(holder)
+        own = self.config(held.config).topology.domain(held.rank)
+        needed = {
+            item
+            for name, config in self.configs.items()
+            for rank, keys in self.needs(name).items()
+            if config.topology.domain(rank) == own and (name, rank) != (held.config, held.rank)
+            for item in keys
+        }
+        return self._free(
+            (own, item) for item in items if item in held.borrowed and item not in needed and (own, item) in self.copies
+        )
 
     def _holder(self, name: str) -> Holder:
         if name not in self.holders:
             raise UnknownNameError(name)
         return self.holders[name]
 
-    def kv_capacity(self, pool: str) -> int:
-        """Blocks of a pool: those of the ranks that use it in the active or the largest pinned configuration."""
-        most = 0
-        for config in self.configs.values():
-            if not config.pinned or config.armed:
-                continue
-            t = config.topology
-            most = max(most, sum(f"kv/{t.domain(r)}/{t.tp_index(r)}" == pool for r in range(t.ranks)))
-        return most * self.blocks_per_rank
-
-    def _leased(self, pool: str) -> set[int]:
-        return {b for held in self.holders.values() if self._kv_name(held) == pool for b in held.blocks}
-
-    def kv_lease(self, holder: str, count: int, exactly: Sequence[int] | None = None) -> list[int]:
-        """Lend up to ``count`` free blocks, lowest first, or ``exactly`` these (a tensor-parallel follower mirrors
-        its leader).
-
-        Raises:
-            ConflictError: one of the exact blocks is lent already.
-        """
-        held = self._holder(holder)
-        pool = self._kv_name(held)
-        leased = self._leased(pool)
-        if exactly is not None:
-            if leased & set(exactly):
-                raise ConflictError(f"blocks {sorted(leased & set(exactly))} are lent already")
-            given = list(exactly)
-        else:
-            free = (b for b in range(self.kv_capacity(pool)) if b not in leased)
-            given = [b for b, _ in zip(free, range(count), strict=False)]
-        held.blocks.update(given)
-        return given
-
-    def kv_release(self, holder: str, blocks: Iterable[int]) -> None:
-        """Take blocks back."""
-        held, back = self._holder(holder), set(blocks)
-        if not back <= held.blocks:
-            raise ConflictError(f"blocks {sorted(back - held.blocks)} are not lent to {holder}")
-        held.blocks -= back
-        self._punch_surplus(held, back)
-
-    def kv_transfer(self, source: str, target: str, blocks: Sequence[int]) -> list[int]:
-        """Pass blocks from one rank to another with what is in them; zero-copy within a pool, else copied to new
-        blocks.
-
-        Returns:
-            The block numbers at the target, in the order given.
-        """
-        giver, taker = self._holder(source), self._holder(target)
-        if not set(blocks) <= giver.blocks:
-            raise ConflictError(f"blocks {sorted(set(blocks) - giver.blocks)} are not lent to {source}")
-        if self._kv_name(giver) == self._kv_name(taker):
-            giver.blocks -= set(blocks)
-            taker.blocks |= set(blocks)
-            return list(blocks)
-        given = self.kv_lease(target, len(blocks))
-        if len(given) < len(blocks):
-            taker.blocks -= set(given)
-            raise ConflictError(f"{target} has no room for {len(blocks)} blocks")
-        self._copy_blocks(self.pool(self._kv_name(giver)), self.pool(self._kv_name(taker)), blocks, given)
-        giver.blocks -= set(blocks)
-        self._punch_surplus(giver, set(blocks))
-        return given
-
-    def _copy_blocks(self, source: Pool, target: Pool, blocks: Sequence[int], given: Sequence[int]) -> None:
-        for old, new in zip(blocks, given, strict=True):
-            data = os.pread(source.fd, self.block_bytes, old * self.block_bytes)
-            os.pwrite(target.fd, data, new * self.block_bytes)
-
-    def _punch_surplus(self, held: Holder, blocks: set[int]) -> None:
-        """Blocks beyond a pool's capacity (left over from a larger configuration) give their memory back at once."""
-        if held.config not in self.configs:
-            return
-        pool = self._kv_name(held)
-        if pool in self.pools:
-            capacity = self.kv_capacity(pool)
-            for block in sorted(b for b in blocks if b >= capacity):
-                self.pools[pool].punch(block * self.block_bytes, self.block_bytes)
-
     # --- persistence -------------------------------------------------------------------------------------------
 
     def dump(self) -> dict[str, Any]:
-        """Everything but KV leases, as JSON."""
+        """Everything but holders, as JSON."""
         return {
             "copies": [[d, i, c.extent.offset, c.extent.size, c.valid] for (d, i), c in sorted(self.copies.items())],
-            "configs": {
-                name: {
-                    "topology": asdict(c.topology),
-                    "placement": c.placement.layers,
-                    "pinned": c.pinned,
-                    "prepared": c.prepared,
-                    "armed": c.armed,
-                }
-                for name, c in self.configs.items()
-            },
+            "configs": {name: config.dump() for name, config in self.configs.items()},
             "active": self.active,
         }
 
     def dump_holders(self) -> dict[str, Any]:
         """Who is attached, and their KV blocks."""
-        return {
-            name: [h.pid, h.start_ticks, h.config, h.rank, sorted(h.blocks)] for name, h in sorted(self.holders.items())
-        }
+        return {name: held.dump() for name, held in sorted(self.holders.items())}
 
     def restore(self, state: Mapping[str, Any], holders: Mapping[str, Any]) -> None:
         """Take over what a predecessor left: copies half-written are dropped, so are holders that died meanwhile."""
         for domain, item, offset, size, valid in state["copies"]:
             self.copies[domain, item] = Copy(Extent(offset, size), valid)
-        for name, raw in state["configs"].items():
-            self.configs[name] = Configuration(
-                Topology(**raw["topology"]),
-                parse_placement(raw["placement"]),
-                raw["pinned"],
-                raw["prepared"],
-                raw["armed"],
-            )
+        self.configs = {name: Configuration.parse(raw) for name, raw in state["configs"].items()}
         self.active = state["active"]
-        for name, (pid, ticks, config, rank, blocks) in holders.items():
-            if config in self.configs and start_ticks(pid) == ticks:
-                self.holders[name] = Holder(pid, ticks, config, rank, set(blocks))
-        for key in sorted(key for key, copy in self.copies.items() if not copy.valid):
-            copy = self.copies.pop(key)
-            self.pool(f"weights/{key[0]}").punch(copy.extent.offset, copy.extent.size)
+        for name, raw in holders.items():
+            held = Holder.parse(raw)
+            if held.config in self.configs and start_ticks(held.pid) == held.start_ticks:
+                self.holders[name] = held
+        self._free(sorted(key for key, copy in self.copies.items() if not copy.valid))
         for config in self.configs.values():
             config.pinned = config.pinned and config.prepared
         self.collect()
+        self._free_strays()
 
-
-def parse_placement(layers: Any) -> Placement:
-    """Placement from its JSON form."""
-    return Placement(tuple(tuple(tuple(int(e) for e in rank) for rank in layer) for layer in layers))
+    def _free_strays(self) -> None:
+        """Pages that a predecessor had struck off and did not live to give back."""
+        for name, pool in sorted(self.pools.items()):
+            kind, _, domain = name.partition("/")
+            if kind == "weights":
+                at = 0
+                ends = sorted(
+                    (copy.extent.offset, copy.extent.end) for (d, _), copy in self.copies.items() if d == domain
+                )
+                for start, end in [*ends, (pool.capacity_bytes, pool.capacity_bytes)]:
+                    if start > at:
+                        pool.punch(at, start - at)
+                    at = end
 
 
 def open_journals(fds: Mapping[str, int]) -> tuple[Journal, Journal, bool]:

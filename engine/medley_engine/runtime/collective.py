@@ -61,14 +61,15 @@ class Collective:
         self._all.alltoall_base(out, send.contiguous(), receive_counts, send_counts).wait()
         return out
 
-    def exchange_counts(self, counts: list[int]) -> list[int]:
-        """All-to-all of one integer per pair of ranks."""
+    def exchange_counts(self, counts: list[int], *, flag: bool = False) -> tuple[list[int], bool]:
+        """All-to-all of one integer per pair of ranks, and whether any rank raised its flag."""
         if self._all is None:
-            return counts
-        mine = torch.tensor(counts, dtype=torch.int64)
+            return counts, flag
+        mine = torch.tensor([[count, int(flag)] for count in counts], dtype=torch.int64)
         out = torch.empty_like(mine)
         self._all.alltoall_base(out, mine, [], []).wait()
-        return [int(value) for value in out.tolist()]
+        pairs = out.tolist()
+        return [int(count) for count, _ in pairs], any(raised for _, raised in pairs)
 
     def sum_shards(self, part: torch.Tensor) -> torch.Tensor:
         """Sum over the tensor-parallel group, in rank order so that every rank and every run gets the same bits."""

@@ -6,6 +6,8 @@ depend neither on the number of ranks nor on the placement of experts.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch.nn import functional
 
@@ -33,8 +35,14 @@ def targets(placement: Placement, config: ModelConfig, rank: int) -> dict[int, t
     return found
 
 
+class StepCalledOffError(Exception):
+    """A rank wants to stop at once; all ranks of the instance get this in the same layer, and nobody keeps the step."""
+
+
 class ExpertLayers:
-    """One rank's part of all MoE layers. ``tokens[layer index]`` counts tokens by expert since it was last cleared."""
+    """One rank's part of all MoE layers. ``tokens[layer index]`` counts tokens by expert since it was last cleared;
+    ``call_off`` is asked in each layer whether this rank wants the step to end.
+    """
 
     def __init__(
         self, config: ModelConfig, weights: Weights, placement: Placement, collective: Collective, *, invariant: bool
@@ -43,6 +51,7 @@ class ExpertLayers:
         self._targets = targets(placement, config, collective.rank)
         few = config.experts >= _FEW_ROWS_SHARE * config.experts_per_token
         self._tile = DECODE_ROWS if few else PROMPT_ROWS
+        self.call_off: Callable[[], bool] = lambda: False
         self.tokens = torch.zeros(len(config.moe_layers), config.experts, dtype=torch.int64)
 
     def forward(self, layer: int, x: torch.Tensor, products: Products) -> torch.Tensor:
@@ -91,7 +100,9 @@ class ExpertLayers:
         sources = torch.arange(x.shape[0]).repeat_interleave(choices)[order]
         slots = target[order, 1]
         sent = torch.bincount(target[:, 0], minlength=comm.size).tolist()
-        received = comm.exchange_counts(sent)
+        received, called_off = comm.exchange_counts(sent, flag=self.call_off())
+        if called_off:
+            raise StepCalledOffError
         # The slot travels with its row as two small numbers, exact in every float type.
         tags = torch.stack((slots // 256, slots % 256), dim=1).to(x.dtype)
         rows = comm.exchange(torch.cat((x[sources], tags), dim=1), sent, received)

@@ -52,6 +52,9 @@ class MoeModel:
 
         Returns:
             Logits (slices that sample, vocabulary), in the order of the batch.
+
+        Raises:
+            StepCalledOffError: a rank called the step off, on all ranks alike.
         """
         tokens = torch.tensor([t for piece in batch for t in piece.tokens], dtype=torch.int64)
         hidden = self._w.tensors[-1, "model.embed_tokens.weight"][tokens]

@@ -31,11 +31,12 @@ from medley_engine.config import parse_model_config
 from medley_engine.layout import Layout
 from medley_engine.memory import wire
 from medley_engine.memory.client import ManagerClient
-from medley_engine.memory.store import parse_placement
+from medley_engine.memory.records import parse_placement
 from medley_engine.runtime.collective import Collective
+from medley_engine.runtime.experts import StepCalledOffError
 from medley_engine.runtime.model import MoeModel
 from medley_engine.runtime.sampling import draw
-from medley_engine.runtime.weights import AttachOptions, KvCache, Weights, attach
+from medley_engine.runtime.weights import AttachOptions, KvCache, Place, Weights, attach
 from medley_engine.runtime_spec import RankSpec
 from medley_engine.scheduler import Scheduler, Sequence, Slice
 
@@ -51,6 +52,8 @@ class Mailbox:
         self.inbox: queue.Queue[wire.Frame] = queue.Queue()
         self._connection: socket.socket | None = None
         self._lock = threading.Lock()
+        # Each is written by one thread only.
+        self._exports_come = self._exports_obeyed = 0
         threading.Thread(target=self._run, name="mailbox", daemon=True).start()
 
     def _run(self) -> None:
@@ -63,12 +66,21 @@ class Mailbox:
                 self.inbox.put({"do": "hello"})
                 while True:
                     frame, _ = wire.receive_frame(connection)
+                    self._exports_come += frame.get("do") == "export"
                     self.inbox.put(frame)
             except (EOFError, OSError):
                 with self._lock:
                     self._connection = None
                 connection.close()
                 self.inbox.put({"do": "orphaned"})
+
+    def wants_export(self) -> bool:
+        """Whether a command that ends the running step has come."""
+        return self._exports_come > self._exports_obeyed
+
+    def exported(self) -> None:
+        """Such a command was obeyed."""
+        self._exports_obeyed += 1
 
     def send(self, frame: wire.Frame) -> None:
         """Send to the coordinator; lost where there is none (it will ask for the state when it comes back)."""
@@ -140,6 +152,7 @@ class Rank:
             "hello": self._hello,
             "attach": self._attach,
             "detach": self._detach,
+            "borrow": self._borrow,
             "warm": self._warm,
             "wake": self._wake,
             "add": self._add,
@@ -177,13 +190,14 @@ class Rank:
             raise ValueError(f"attached to {self.config_name} already")
         reply, fds = self.manager.call_fds("attach", config=name, rank=self.spec.rank, holder=self.spec.holder)
         try:
-            options = AttachOptions(zero_copy=self.spec.zero_copy, page_remap=self.spec.page_remap)
-            items = [(str(k), int(o), int(s)) for k, o, s in reply["items"]]
+            options = AttachOptions(
+                zero_copy=self.spec.zero_copy, page_remap=self.spec.page_remap, populate=bool(frame.get("populate"))
+            )
             asked = time.perf_counter()
-            self.weights = attach(self.layout, items, fds[0], options)
+            self.weights = attach(self.layout, _places(reply), fds[1:], options)
             mapped = time.perf_counter()
             kv_fd = (
-                fds[1] if self.spec.shared_kv else self._private_kv(int(reply["blockBytes"]), int(reply["kvCapacity"]))
+                fds[0] if self.spec.shared_kv else self._private_kv(int(reply["blockBytes"]), int(reply["kvCapacity"]))
             )
             self.cache = KvCache(kv_fd, self.layout, self.spec.block_tokens, int(reply["blockBytes"]))
         finally:
@@ -193,6 +207,7 @@ class Rank:
         self.model = MoeModel(
             self.layout.config, self.weights, self.cache, placement, self.comm, invariant=self.spec.batch_invariant
         )
+        self.model.experts.call_off = self.mailbox.wants_export
         self.config_name, self.capacity, self.draining = name, int(reply["kvCapacity"]), False
         # What was leased or given back before concerned blocks of the last attachment, which ended with it.
         self._lease_news, self._release_news = [], []
@@ -224,6 +239,22 @@ class Rank:
         self.scheduler = self._new_scheduler()
         self._reply(frame)
 
+    def _borrow(self, frame: wire.Frame) -> None:
+        """Map experts that leave this rank's memory where they lie now, so that their old pages can go at once. A
+        command runs between two steps, so nothing reads what is mapped anew.
+        """
+        if self.weights is None:
+            raise ValueError("not attached")
+        reply, fds = self.manager.call_fds("borrow", holder=self.spec.holder, items=frame["items"])
+        try:
+            places = _places(reply)
+            self.weights.remap(places, fds)
+        finally:
+            for fd in fds:
+                os.close(fd)
+        self.manager.call("give_back", holder=self.spec.holder, items=[key for key, _, _, _ in places])
+        self._reply(frame, items=len(places))
+
     def _warm(self, frame: wire.Frame) -> None:
         """One step through every layer and rank, in a block that nobody reads; numbers do not matter, so no padding."""
         assert self.model is not None
@@ -248,6 +279,7 @@ class Rank:
         self.awake = self.model is not None
 
     def _add(self, frame: wire.Frame) -> None:
+        self.scheduler.skip_prompts_once |= bool(frame.get("decode_first"))
         for raw in frame["sequences"]:
             self.scheduler.add(Sequence.parse(raw))
 
@@ -259,6 +291,7 @@ class Rank:
         """Stop computing for all sequences and tell where each stands; their blocks stay lent to this rank until
         ``handed``.
         """
+        self.mailbox.exported()
         given = self.scheduler.export()
         self.exported.update({s.id: list(s.blocks) for s in given})
         self._reply(frame, sequences=[s.dump() for s in given])
@@ -303,7 +336,11 @@ class Rank:
             self._maybe_sleep(table)
             return
         assert self.model is not None
-        logits = self.model.forward(batch)
+        try:
+            logits = self.model.forward(batch)
+        except StepCalledOffError:
+            # Nothing was recorded: whoever gets these sequences computes the same keys and values again.
+            return
         self.steps += 1
         if not self.leads:
             return
@@ -384,6 +421,10 @@ class Rank:
             "tokens": tokens,
             "preemptions": s.preemptions,
         }
+
+
+def _places(reply: wire.Frame) -> list[Place]:
+    return [(str(key), int(pool), int(offset), int(size)) for key, pool, offset, size in reply["items"]]
 
 
 def _exercise(spec: RankSpec) -> None:

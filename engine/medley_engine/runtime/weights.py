@@ -53,6 +53,15 @@ class Weights:
     seconds: dict[str, float] = field(default_factory=dict)
     private_bytes: int = 0
     _ranges: list[VirtualRange] = field(default_factory=list)
+    _places: dict[str, tuple[VirtualRange, int]] = field(default_factory=dict)
+
+    def remap(self, items: Sequence[Place], fds: Sequence[int]) -> None:
+        """Show items from other pages at the addresses they have, between two steps: the same bytes, so every tensor
+        over them goes on as it is.
+        """
+        for key, pool, offset, size in items:
+            mapped, at = self._places[key]
+            mapped.map(fds[pool], offset, at, size)
 
     def close(self) -> None:
         """Drop the views, then the mappings under them."""
@@ -62,6 +71,7 @@ class Weights:
         for mapped in self._ranges:
             mapped.close()
         self._ranges.clear()
+        self._places.clear()
 
 
 def _tensor(mapped: VirtualRange, at: int, piece: Piece, dtype: torch.dtype) -> torch.Tensor:
@@ -74,22 +84,26 @@ def _short(tensor: str) -> str:
     return ".".join(parts[3:]) if parts[:2] == ["model", "layers"] else tensor
 
 
-def attach(layout: Layout, items: Sequence[tuple[str, int, int]], fd: int, options: AttachOptions) -> Weights:
+Place = tuple[str, int, int, int]
+"""Where an item lies, as the manager tells it: key, number of the pool, offset in it, size."""
+
+
+def attach(layout: Layout, items: Sequence[Place], fds: Sequence[int], options: AttachOptions) -> Weights:
     """Map a rank's items and build its tensors.
 
     Args:
         layout: the model's items.
-        items: (key, offset in the pool, size) in mapping order, as the manager gave them.
-        fd: the pool.
+        items: in mapping order, as the manager gave them.
+        fds: the pools, by number.
         options: see :class:`AttachOptions`.
     """
     weights = Weights()
     dtype = TORCH_DTYPE[layout.dtype]
     start = time.perf_counter()
     dense = [entry for entry in items if layout.items[entry[0]].expert is None]
-    mapped = _map(weights, fd, dense, private=not options.zero_copy, populate=options.populate)
+    mapped = _map(weights, fds, dense, private=not options.zero_copy, populate=options.populate)
     at = 0
-    for key, _, size in dense:
+    for key, _, _, size in dense:
         item = layout.items[key]
         for piece in item.pieces:
             weights.tensors[item.layer, _short(piece.tensor)] = _tensor(mapped, at, piece, dtype)
@@ -98,13 +112,13 @@ def attach(layout: Layout, items: Sequence[tuple[str, int, int]], fd: int, optio
     start = time.perf_counter()
     for layer, entries in _by_layer(layout, items).items():
         private = not (options.zero_copy and options.page_remap)
-        weights.experts[layer] = _experts(layout, weights, fd, entries, private=private, populate=options.populate)
+        weights.experts[layer] = _experts(layout, weights, fds, entries, private=private, populate=options.populate)
     weights.seconds["mapExperts"] = time.perf_counter() - start
     return weights
 
 
-def _by_layer(layout: Layout, items: Sequence[tuple[str, int, int]]) -> Mapping[int, list[tuple[str, int, int]]]:
-    layers: dict[int, list[tuple[str, int, int]]] = {layer: [] for layer in layout.config.moe_layers}
+def _by_layer(layout: Layout, items: Sequence[Place]) -> Mapping[int, list[Place]]:
+    layers: dict[int, list[Place]] = {layer: [] for layer in layout.config.moe_layers}
     for entry in items:
         item = layout.items[entry[0]]
         if item.expert is not None:
@@ -113,29 +127,33 @@ def _by_layer(layout: Layout, items: Sequence[tuple[str, int, int]]) -> Mapping[
 
 
 def _map(
-    weights: Weights, fd: int, entries: Sequence[tuple[str, int, int]], *, private: bool, populate: bool
+    weights: Weights, fds: Sequence[int], entries: Sequence[Place], *, private: bool, populate: bool
 ) -> VirtualRange:
     """One range over all entries, in order; runs that touch in the pool too take one mapping."""
-    mapped = VirtualRange(sum(size for _, _, size in entries))
+    mapped = VirtualRange(sum(size for _, _, _, size in entries))
     weights._ranges.append(mapped)
     at = 0
-    for offset, size in _runs(entries):
+    for pool, offset, size in _runs(entries):
         if private:
-            _copy_in(mapped, fd, offset, at, size)
+            _copy_in(mapped, fds[pool], offset, at, size)
             weights.private_bytes += size
         else:
-            mapped.map(fd, offset, at, size, populate=populate)
+            mapped.map(fds[pool], offset, at, size, populate=populate)
+        at += size
+    at = 0
+    for key, _, _, size in entries:
+        weights._places[key] = (mapped, at)
         at += size
     return mapped
 
 
-def _runs(entries: Sequence[tuple[str, int, int]]) -> list[tuple[int, int]]:
-    runs: list[tuple[int, int]] = []
-    for _, offset, size in entries:
-        if runs and runs[-1][0] + runs[-1][1] == offset:
-            runs[-1] = (runs[-1][0], runs[-1][1] + size)
+def _runs(entries: Sequence[Place]) -> list[tuple[int, int, int]]:
+    runs: list[tuple[int, int, int]] = []
+    for _, pool, offset, size in entries:
+        if runs and runs[-1][0] == pool and runs[-1][1] + runs[-1][2] == offset:
+            runs[-1] = (pool, runs[-1][1], runs[-1][2] + size)
         else:
-            runs.append((offset, size))
+            runs.append((pool, offset, size))
     return runs
 
 
@@ -148,10 +166,10 @@ def _copy_in(mapped: VirtualRange, fd: int, offset: int, at: int, size: int) -> 
 
 
 def _experts(
-    layout: Layout, weights: Weights, fd: int, entries: Sequence[tuple[str, int, int]], *, private: bool, populate: bool
+    layout: Layout, weights: Weights, fds: Sequence[int], entries: Sequence[Place], *, private: bool, populate: bool
 ) -> Experts:
     dtype, config = TORCH_DTYPE[layout.dtype], layout.config
-    mapped = _map(weights, fd, entries, private=private, populate=populate)
+    mapped = _map(weights, fds, entries, private=private, populate=populate)
     item = layout.items[entries[0][0]]
     gate, up, down = item.pieces
     flat = torch.frombuffer(mapped.buffer(0, item.size_bytes * len(entries)), dtype=dtype)

@@ -108,7 +108,7 @@ class Armoury:
         self._at_pages = True
         try:
             await self._pages.prepare(config, size, placement, armed=True)
-            await instance.attach(config)
+            await instance.attach(config, populate=True)
             await instance.warm_up()
         except BaseException:
             await self._pool.stop(instance)

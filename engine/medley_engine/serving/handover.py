@@ -18,7 +18,7 @@ async def hand_over(
 ) -> dict[str, Any]:
     """Move what runs on ``old``; what cannot move stays there and finishes there.
 
-    Each leader of the old instance stops at a step's end and tells where its sequences stand. Their blocks pass to a
+    Each leader of the old instance calls off its step and tells where its sequences stand. Their blocks pass to a
     rank of the new one: the same rank where it exists (no byte is copied), else the one with the fewest requests
     (copied where it is another memory). A sequence whose blocks find no room is replayed. Outputs that a rank sent
     before it stopped arrive before its answer, on the same connection, so no token is lost or sent twice.
@@ -30,7 +30,8 @@ async def hand_over(
         return counted
     start = time.monotonic()
     counts = dispatcher.load(new)
-    # All at once: the ranks compute in lock step, so they stop at the end of the same step.
+    decoding = False
+    # All at once: the ranks compute in lock step, so they stop in the same layer of a step.
     asked = await asyncio.gather(*(old.links[rank].ask("export") for rank in old.leaders), return_exceptions=True)
     for rank, reply in zip(old.leaders, asked, strict=True):
         if isinstance(reply, RankLostError):
@@ -40,6 +41,7 @@ async def hand_over(
             raise reply
         same = rank if rank in counts and not settings.shared_domain else None
         by_target: dict[int, list[dict[str, Any]]] = {}
+        decoding |= any(s["computed"] >= len(s["prompt"]) for s in reply["sequences"])
         for sequence in reply["sequences"]:
             request = dispatcher.requests.get(sequence["id"])
             if request is None or request.instance is not old:
@@ -54,8 +56,10 @@ async def hand_over(
             _resume((old, rank), (new, target), sequences, dispatcher)
         if old.state == "attached":
             old.links[rank].tell("handed", ids=[s["id"] for s in reply["sequences"]])
-    # Once for all: the first step of the new instance has every sequence that was moved, and nothing else.
     if counted["moved"] + counted["replayed"] and new.state == "attached":
+        # Once for all, and those in the midst of their answers first.
+        for rank in new.leaders if decoding else ():
+            new.links[rank].tell("add", sequences=[], decode_first=True)
         new.wake()
     counted["seconds"] = time.monotonic() - start
     return counted
@@ -108,4 +112,4 @@ def _resume(
     ownerless = [block for sequence in sequences if sequence["id"] not in going for block in sequence["blocks"]]
     if ownerless:
         new.links[target].tell("gift", blocks=ownerless)
-    new.links[target].tell("add", sequences=[sequence for sequence, _ in moving])
+    new.links[target].tell("add", sequences=[s for s, _ in moving])

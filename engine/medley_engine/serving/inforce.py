@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medley_engine import operations as ops
-from medley_engine.memory.store import parse_placement
+from medley_engine.memory.records import parse_placement
 from medley_engine.placement import Placement
 
 

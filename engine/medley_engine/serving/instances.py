@@ -68,9 +68,11 @@ class Instance:
         """Send a command to every rank at once and wait for all replies."""
         return list(await asyncio.gather(*(link.ask(do, **fields) for link in self.links)))
 
-    async def attach(self, config: str) -> dict[str, float]:
-        """Attach to a configuration's pages; seconds per step, of the slowest rank."""
-        replies = await self.ask_all("attach", config=config)
+    async def attach(self, config: str, *, populate: bool = False) -> dict[str, float]:
+        """Attach to a configuration's pages; seconds per step, of the slowest rank. ``populate`` fills page tables at
+        once, which takes longer and saves the first steps their faults.
+        """
+        replies = await self.ask_all("attach", config=config, populate=populate)
         self.config, self.state = config, "attached"
         return _slowest(replies)
 

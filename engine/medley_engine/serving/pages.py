@@ -11,12 +11,20 @@ from medley_engine.config import ModelConfig, Topology
 from medley_engine.memory.wire import RemoteError
 from medley_engine.placement import Placement, rebalance
 from medley_engine.serving.instances import Instance
-from medley_engine.serving.links import ManagerLink
+from medley_engine.serving.links import ManagerLink, RankLink
 from medley_engine.serving.settings import Settings
 
 log = logging.getLogger("medley.engine.pages")
 
 _PREPARE_ATTEMPTS = 5
+
+
+async def _ask_to_borrow(link: RankLink, items: list[str]) -> None:
+    try:
+        await link.ask("borrow", items=items)
+    except (RemoteError, ConnectionError, TimeoutError) as error:
+        # The pages go when the rank does, or at the takeover.
+        log.warning("a rank did not borrow %d items: %s", len(items), error)
 
 
 class Pages:
@@ -25,8 +33,11 @@ class Pages:
     def __init__(self, settings: Settings, model: ModelConfig, manager: ManagerLink) -> None:
         self._settings, self._model, self._manager = settings, model, manager
         self.percent = 0.0
+        self._lending: dict[int, asyncio.Task[None]] = {}
 
-    async def prepare(self, config: str, size: int, placement: Placement, *, armed: bool = False) -> dict[str, Any]:
+    async def prepare(
+        self, config: str, size: int, placement: Placement, *, armed: bool = False, old: Instance | None = None
+    ) -> dict[str, Any]:
         """Have the manager fill a configuration's pages; a manager that was replaced meanwhile is asked again.
 
         Args:
@@ -34,6 +45,8 @@ class Pages:
             size: data-parallel groups.
             placement: of the experts.
             armed: nobody asked for it yet, so it adds nothing to what may be lent.
+            old: the instance that serves meanwhile. Where experts move between memories its ranks are told to map
+                them where they are now, so that they do not lie in both for long.
 
         Raises:
             RemoteError: it cannot be prepared.
@@ -42,11 +55,14 @@ class Pages:
         ask = {
             "config": config, "topology": asdict(topology), "placement": placement.layers, "armed": armed,
             "peer": self._settings.peer_copy, "shared": self._settings.shared_pages,
+            "early_release": old is not None and self._can_borrow,
         }  # fmt: skip
         report = await self._manager.ask("prepare", **ask)
         for attempt in range(_PREPARE_ATTEMPTS):
             while report["state"] in ("planning", "copying"):
                 self.percent = report["percent"]
+                if old is not None:
+                    self._lend(old, report.get("leaving", {}))
                 await asyncio.sleep(0.002)
                 try:
                     report = await self._manager.ask("progress", config=config)
@@ -61,6 +77,20 @@ class Pages:
             log.warning("the manager lost configuration %s (attempt %d): asking again", config, attempt + 1)
             report = await self._manager.ask("prepare", **ask)
         raise RemoteError("prepare_failed", f"the manager lost configuration {config} {_PREPARE_ATTEMPTS} times")
+
+    @property
+    def _can_borrow(self) -> bool:
+        """Whether ranks map pages that they could map elsewhere, one item each."""
+        s = self._settings
+        return s.zero_copy and s.page_remap and s.shared_pages and not s.shared_domain
+
+    def _lend(self, old: Instance, leaving: dict[str, list[str]]) -> None:
+        """Tell ranks what they may borrow; one that has not answered the last time is left alone."""
+        self._lending = {rank: task for rank, task in self._lending.items() if not task.done()}
+        for rank, link in enumerate(old.links):
+            items = leaving.get(Topology(old.size, self._settings.tensor_parallel, shared_domain=False).domain(rank))
+            if items and rank not in self._lending and old.state == "attached":
+                self._lending[rank] = asyncio.create_task(_ask_to_borrow(link, items))
 
     async def commit(self, config: str) -> None:
         """Put a configuration in force: every other one lives only as long as ranks are attached to it."""

@@ -227,7 +227,7 @@ class Scaler:
         started = time.monotonic()
         standby = asyncio.create_task(self._standby(operation_id, size))
         try:
-            progress = await self.pages.prepare(config, size, placement)
+            progress = await self.pages.prepare(config, size, placement, old=self.dispatcher.active)
             took = time.monotonic() - started
             self._detail(operation_id, prepare=progress["seconds"], plan=progress["plan"], pages_s=took)
             await self._hold()

@@ -32,7 +32,7 @@ class Settings:
     threads: int = 1
     standbys: int = 2
     arm_standbys: bool = True
-    standby_delay_s: float = 5.0
+    standby_delay_s: float = 10.0
     spare_experts: int = 0
     drain_timeout_s: float = 300.0
     handover: str = "kv"

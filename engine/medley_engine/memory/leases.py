@@ -1,0 +1,121 @@
+"""KV blocks lent to ranks: one pool per domain and tensor-parallel shard, a block lent to one rank at a time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from medley_engine.memory.mapping import Pool
+from medley_engine.memory.records import Configuration, ConflictError, Holder, UnknownNameError
+
+
+class KvLeases:
+    """Who has which blocks. It reads the store's holders and configurations as they are at each call."""
+
+    def __init__(
+        self,
+        *,
+        block_bytes: int,
+        blocks_per_rank: int,
+        holders: Mapping[str, Holder],
+        configs: Callable[[], Mapping[str, Configuration]],
+        pools: Mapping[str, Pool],
+    ) -> None:
+        self.block_bytes, self._blocks_per_rank = block_bytes, blocks_per_rank
+        self._holders, self._configs, self._pools = holders, configs, pools
+
+    def pool_name(self, holder: str) -> str:
+        """KV pool of a holder: one per domain and tensor-parallel shard."""
+        return self._pool_of(self._holder(holder))
+
+    def _pool_of(self, held: Holder) -> str:
+        topology = self._configs()[held.config].topology
+        return f"kv/{topology.domain(held.rank)}/{topology.tp_index(held.rank)}"
+
+    def _holder(self, name: str) -> Holder:
+        if name not in self._holders:
+            raise UnknownNameError(name)
+        return self._holders[name]
+
+    def capacity(self, pool: str) -> int:
+        """Blocks of a pool: those of the ranks that use it in the active or the largest pinned configuration."""
+        most = 0
+        for config in self._configs().values():
+            if not config.pinned or config.armed:
+                continue
+            t = config.topology
+            most = max(most, sum(f"kv/{t.domain(r)}/{t.tp_index(r)}" == pool for r in range(t.ranks)))
+        return most * self._blocks_per_rank
+
+    def _lent(self, pool: str) -> set[int]:
+        return {b for held in self._holders.values() if self._pool_of(held) == pool for b in held.blocks}
+
+    def lease(self, holder: str, count: int, exactly: Sequence[int] | None = None) -> list[int]:
+        """Lend up to ``count`` free blocks, lowest first, or ``exactly`` these (a tensor-parallel follower mirrors
+        its leader).
+
+        Raises:
+            ConflictError: one of the exact blocks is lent already.
+        """
+        held = self._holder(holder)
+        pool = self._pool_of(held)
+        lent = self._lent(pool)
+        if exactly is not None:
+            if lent & set(exactly):
+                raise ConflictError(f"blocks {sorted(lent & set(exactly))} are lent already")
+            given = list(exactly)
+        else:
+            free = (b for b in range(self.capacity(pool)) if b not in lent)
+            given = [b for b, _ in zip(free, range(count), strict=False)]
+        held.blocks.update(given)
+        return given
+
+    def release(self, holder: str, blocks: Iterable[int]) -> None:
+        """Take blocks back.
+
+        Raises:
+            ConflictError: one of them is not lent to this holder.
+        """
+        held, back = self._holder(holder), set(blocks)
+        if not back <= held.blocks:
+            raise ConflictError(f"blocks {sorted(back - held.blocks)} are not lent to {holder}")
+        held.blocks -= back
+        self.punch_surplus(held, back)
+
+    def transfer(self, source: str, target: str, blocks: Sequence[int]) -> list[int]:
+        """Pass blocks from one rank to another with what is in them; zero-copy within a pool, else copied to new
+        blocks.
+
+        Returns:
+            The block numbers at the target, in the order given.
+
+        Raises:
+            ConflictError: they are not the source's, or the target has no room.
+        """
+        giver, taker = self._holder(source), self._holder(target)
+        if not set(blocks) <= giver.blocks:
+            raise ConflictError(f"blocks {sorted(set(blocks) - giver.blocks)} are not lent to {source}")
+        if self._pool_of(giver) == self._pool_of(taker):
+            giver.blocks -= set(blocks)
+            taker.blocks |= set(blocks)
+            return list(blocks)
+        given = self.lease(target, len(blocks))
+        if len(given) < len(blocks):
+            taker.blocks -= set(given)
+            raise ConflictError(f"{target} has no room for {len(blocks)} blocks")
+        size, here, there = self.block_bytes, self._pools[self._pool_of(giver)], self._pools[self._pool_of(taker)]
+        for old, new in zip(blocks, given, strict=True):
+            os.pwrite(there.fd, os.pread(here.fd, size, old * size), new * size)
+        giver.blocks -= set(blocks)
+        self.punch_surplus(giver, set(blocks))
+        return given
+
+    def punch_surplus(self, held: Holder, blocks: set[int]) -> None:
+        """Blocks beyond a pool's capacity (left over from a larger configuration) give their memory back at once."""
+        if held.config not in self._configs():
+            return
+        pool = self._pool_of(held)
+        if pool in self._pools:
+            capacity = self.capacity(pool)
+            for block in sorted(b for b in blocks if b >= capacity):
+                self._pools[pool].punch(block * self.block_bytes, self.block_bytes)
