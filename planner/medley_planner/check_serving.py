@@ -39,8 +39,8 @@ class Serving:
     pools: Mapping[str, Pool]
     capacity_of: CapacityFunction
 
-    def capacities(self, variant: Variant) -> tuple[Capacity, ...]:
-        """The capacity of a replica for every bucket of the service, in their order."""
+    def capacities(self, variant: Variant, sizes: Sequence[tuple[int, int]]) -> tuple[Capacity, ...]:
+        """The capacity of a replica for requests of each (input tokens, output tokens), in the order given."""
         service, gpu = self.service, self.pools[variant.pool].gpu
         return self.capacity_of(
             model=service.model,
@@ -49,7 +49,7 @@ class Serving:
             gpu=gpu,
             parallelism=variant.parallelism,
             role=variant.role,
-            sizes=tuple((bucket.input_tokens, bucket.output_tokens) for bucket in service.sizes.buckets),
+            sizes=sizes,
             objectives=service.objectives,
             max_context_tokens=service.max_context_tokens,
             correction=service.correction(gpu, variant.parallelism),
@@ -143,13 +143,15 @@ def _capacity(
 
 
 def _rates(serving: Serving, shares: Sequence[BucketShare]) -> Rates:
-    """What a replica sustains, for the variants that serve something."""
-    sizes = [(bucket.input_tokens, bucket.output_tokens) for bucket in serving.service.sizes.buckets]
+    """What a replica sustains of each size that it serves."""
+    sizes: dict[Variant, list[tuple[int, int]]] = {}
+    for part in shares:
+        sizes.setdefault(part.variant, []).append((part.input_tokens, part.output_tokens))
     return {
         (variant, size): capacity.requests_per_second
-        for variant in sorted({part.variant for part in shares})
+        for variant, served in sizes.items()
         if variant.pool in serving.pools
-        for size, capacity in zip(sizes, serving.capacities(variant), strict=True)
+        for size, capacity in zip(served, serving.capacities(variant, served), strict=True)
     }
 
 
@@ -161,7 +163,7 @@ def _loads(serving: Serving, shares: Sequence[BucketShare], rates: Rates) -> dic
     for part in shares:
         size = (part.input_tokens, part.output_tokens)
         capacity = rates.get((part.variant, size), 0.0)
-        if capacity > 0:
+        if capacity > 0 and size in weights:
             load = service.rate_rps * weights[size] * part.share / capacity
             loads.setdefault(part.variant, []).append(load)
     return {variant: math.fsum(each) for variant, each in loads.items()}
@@ -187,7 +189,8 @@ def _room(
 def _waits(serving: Serving, entry: MixEntry, load: float) -> float:
     """The share of requests that find no place free on replicas loaded like that, in replicas."""
     service = serving.service
-    capacities = serving.capacities(entry.variant)
+    sizes = [(bucket.input_tokens, bucket.output_tokens) for bucket in service.sizes.buckets]
+    capacities = serving.capacities(entry.variant, sizes)
     queue = queue_of(
         [service.rate_rps * bucket.weight for bucket in service.sizes.buckets],
         [capacity.requests_per_second for capacity in capacities],
