@@ -6,7 +6,17 @@ from dataclasses import replace
 
 import pytest
 
-from medley_planner.fleet import FleetState, PlanOptions, Pool, ReplicaBounds, Service, Stock, Variant
+from medley_planner.fleet import (
+    Availability,
+    CapacityType,
+    FleetState,
+    PlanOptions,
+    Pool,
+    ReplicaBounds,
+    Service,
+    Stock,
+    Variant,
+)
 from medley_planner.policy import Choice, Decision, FleetDecision, Standing, plan_and_decide
 from medley_planner.result import Outcome
 from medley_planner.sizes import SizeHistogram
@@ -279,3 +289,42 @@ def test_exhausted_stock_is_what_is_held_so_that_pending_replicas_move_elsewhere
     decision = decide(service(rate=8.0, running=BEST), pools)
     assert (decision.choice, decision.reason) == (Choice.CHANGE, "StockLost")
     assert counts(decision)["big"] == 1
+
+
+# -- spread, and money for all -----------------------------------------------------------------------------------------
+
+
+def test_replicas_that_are_not_spread_as_asked_are_moved_at_once() -> None:
+    small, big = small_and_big()
+    pools = (replace(small, capacity_type=CapacityType.SPOT), big)
+    rules = Availability(spot_max_share=0.4)
+    decision = decide(service(rate=8.0, running=BEST, availability=rules), pools)
+    assert (decision.choice, decision.reason) == (Choice.CHANGE, "AvailabilityLost")
+    assert decision.message == "2×big + 2×small → 3×big, because 2 of 4 replicas are spot, at most 40 % may be"
+
+
+def test_a_loss_that_would_not_be_survived_is_mended_at_once() -> None:
+    small, big = small_and_big()
+    pools = (replace(small, capacity_type=CapacityType.SPOT), big)
+    rules = Availability(survivable_share=0.9)
+    decision = decide(service(rate=8.0, running=BEST, availability=rules), pools)
+    assert (decision.choice, decision.reason) == (Choice.CHANGE, "AvailabilityLost")
+    assert "of the demand is served without small, 90 % must be" in decision.message
+    assert counts(decision) == {"big": 3}
+
+
+def test_a_fleet_that_costs_more_than_its_cap_shrinks_and_then_stays() -> None:
+    def capped(**mixes: dict[Variant, int]) -> FleetDecision:
+        services = [service(name, 8.0, running=mixes[name]) for name in sorted(mixes)]
+        state = replace(fleet(services, small_and_big()), max_cost_usd_per_hour=17.0)
+        return decide_all(state, {name: Standing() for name in mixes})
+
+    first = capped(one=BEST, two=BEST)
+    assert {each.reason for each in first.decisions if each.choice is Choice.CHANGE} == {"CostCapExceeded"}
+    assert first.plan.cost_usd_per_hour <= 17.0
+    assert first.plan.nearest_feasible_cap_usd_per_hour == pytest.approx(24.0)
+    assert Outcome.FLEET_CAP_TOO_LOW in {each.outcome for each in first.plan.services}
+    then = {each.service: dict(each.target) for each in first.decisions}
+    second = capped(**then)
+    assert all(each.choice is Choice.KEEP for each in second.decisions)
+    assert {each.reason for each in second.decisions} <= {"FleetCostCapTooLow", "Unchanged"}
