@@ -20,8 +20,8 @@ It is 0 for prompts of one size and 1 for exponential ones; prompts in public tr
 more sizes than the one that is being judged.
 """
 
-_LOADS: FloatArray = 1 - np.exp2(-np.arange(0, 40 * 16 + 1) / 16)
-"""Loads from 0 to 1 − 2⁻⁴⁰, ever closer to 1."""
+_LOADS: FloatArray = np.append(np.geomspace(1e-4, 0.95, 2000), 1 - 0.05 * np.exp2(-np.arange(1, 32 * 32) / 32))
+"""Loads of up to 1 − 10⁻¹¹, closer to each other towards 0 and towards 1."""
 
 
 def deviations(percentile: float | None) -> float:
@@ -64,10 +64,10 @@ def waiting_services(load: FloatArray, percentile: float | None) -> FloatArray:
 
 def largest_load(services: FloatArray, percentile: float | None) -> FloatArray:
     """The largest load at which a prompt waits for at most so many mean service times; 0 where that is negative."""
-    waits = waiting_services(_LOADS, percentile)
-    # Where no load makes anybody wait at the percentile, the last such load is meant, not the first.
-    first = int(np.argmax(waits > 0)) - 1
-    load = np.interp(services, waits[first:], _LOADS[first:])
+    # At a percentile nobody waits up to this load.
+    free = 0.0 if percentile is None else 1 - percentile / 100
+    loads = np.append(free, _LOADS[free < _LOADS])
+    load = np.interp(services, waiting_services(loads, percentile), loads)
     return np.asarray(np.where(services < 0, 0.0, load))
 
 

@@ -164,12 +164,13 @@ class StepTime:
         4·heads·latent size operations for each of the cached ones.
         """
         model, memory = self.model, self._memory
-        paced = self._pace * self.parallelism.pipeline
+        # The memory is that of the fullest stage: so many times it is every stage as long as that one takes.
+        stages = self.parallelism.pipeline
         read = KEY_VALUE_MBU * self.gpu.memory_bandwidth_bytes_per_s
         window = np.minimum(context, model.window_tokens) if model.window_tokens else context
         of_windows = memory.window_key_value_bytes_per_token
         held = context * (memory.key_value_bytes_per_token - of_windows) + window * of_windows
-        read_s = batch * (held + memory.state_bytes_per_request) * paced / read
+        read_s = batch * (held + memory.state_bytes_per_request) * stages / read
         if not model.latent_size:
             return read_s
         width = model.attention_layers * model.attention_heads * model.latent_size / self.parallelism.tensor
