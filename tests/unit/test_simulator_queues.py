@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from queues import STEP_S, deterministic_wait_s, erlang_wait_s, mean_wait_s, served
+from medley_bench.queues import STEP_S, deterministic_wait_s, drawn, erlang_wait_s, exact_waits_s, mean_wait_s, served
 
 
 @pytest.mark.parametrize(("servers", "load"), [(1, 0.5), (2, 0.6), (8, 0.6)])
@@ -19,13 +19,13 @@ def test_one_server_of_constant_time_waits_as_pollaczek_and_khinchine_say() -> N
     assert np.mean(waits) == pytest.approx(deterministic_wait_s(0.7), rel=0.05), "seeds 0, 1, 2"
 
 
-def test_wait_of_every_request_obeys_lindley() -> None:
-    """W[n+1] = max(0, W[n] + S[n] − A[n+1]), up to the wait for the end of a step."""
-    rng = np.random.default_rng(5)
-    gaps, service_s = rng.exponential(1.2, 3000), np.round(rng.exponential(1.0, 3000), 3) + STEP_S
-    arrivals_s = np.cumsum(gaps)
-    book = served(arrivals_s, service_s, 1)
-    wait_s = 0.0
-    for request in range(1, 3000):
-        wait_s = max(0.0, wait_s + service_s[request - 1] - gaps[request])
-        assert book.admitted_s[request] - arrivals_s[request] == pytest.approx(wait_s, abs=3000 * STEP_S / 10)
+@pytest.mark.parametrize("servers", [1, 3, 12])
+def test_every_request_waits_as_in_kiefers_and_wolfowitzs_recursion(servers: int) -> None:
+    arrivals_s, service_s = drawn(0.9, servers, 3000, seed=5)
+    service_s = np.maximum(STEP_S, np.round(service_s / STEP_S) * STEP_S)
+    book = served(arrivals_s, service_s, servers)
+    waits = np.array(book.admitted_s) - arrivals_s
+    expected = exact_waits_s(arrivals_s, service_s, servers)
+    assert expected.mean() > 100 * STEP_S
+    assert np.abs(waits - expected).max() < 300 * STEP_S
+    assert waits.mean() == pytest.approx(expected.mean(), rel=0.01)

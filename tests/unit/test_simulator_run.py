@@ -10,6 +10,7 @@ from medley_planner.simulator.book import Fate
 from medley_planner.simulator.measures import measured
 from medley_planner.simulator.requests import Requests
 from medley_planner.simulator.routing import Balancing, Knowledge
+from medley_planner.simulator.run import RunOptions, ServiceRun
 from simulated_services import BIG, DECODE, LONG, PREFILL, SHORT, SIZES, SMALL, kind, requests, run_of, shares
 
 NO_OBJECTIVES = Objectives()
@@ -222,3 +223,27 @@ def test_sizes_are_the_planned_ones() -> None:
     drawn = requests(1, rate_rps=50.0)
     short = (drawn.input_tokens == SHORT[0]).mean()
     assert short == pytest.approx(SIZES.buckets[0].weight, abs=0.02)
+
+
+def test_a_variant_at_its_capacity_overflows_to_one_with_room() -> None:
+    at_once_of = {SMALL: {SHORT: 2.0, LONG: 2.0}, BIG: {SHORT: 8.0, LONG: 8.0}}
+    asked = at_once(*[SHORT] * 8)
+    served = {}
+    for overflow in (False, True):
+        kinds = {variant: kind(variant) for variant in (SMALL, BIG)}
+        options = RunOptions(overflow=overflow)
+        run = ServiceRun(asked, SIZES, shares((SMALL, 1.0, 4.0)), kinds, options=options, at_once=at_once_of)
+        run.start({SMALL: 1, BIG: 1})
+        run.finish()
+        variants = [run.instances[number].kind.variant for number in run.book.replica]
+        served[overflow] = (variants.count(SMALL), variants.count(BIG))
+    assert served == {False: (8, 0), True: (2, 6)}
+
+
+def test_nothing_overflows_to_a_variant_that_cannot_serve_the_size() -> None:
+    at_once_of = {SMALL: {SHORT: 2.0, LONG: 2.0}, BIG: {LONG: 8.0}}
+    kinds = {variant: kind(variant) for variant in (SMALL, BIG)}
+    run = ServiceRun(at_once(*[SHORT] * 8), SIZES, shares((SMALL, 1.0, 4.0)), kinds, at_once=at_once_of)
+    run.start({SMALL: 1, BIG: 1})
+    run.finish()
+    assert {run.instances[number].kind.variant for number in run.book.replica} == {SMALL}

@@ -25,6 +25,10 @@ from medley_planner.simulator.routing import Balancing, Routes
 LAST_MOMENT_S = math.nextafter(math.inf, 0.0)
 """Later than everything that ends."""
 
+OVERLOADED = 2.0
+"""A replica with so much load is relieved by any that has less; one that is a little beyond its capacity is not,
+at the cost of others that are as well."""
+
 
 @dataclass(frozen=True)
 class ReplicaKind:
@@ -202,27 +206,32 @@ class Stage:
             replica = self._choose(variant, up, now_s)
             load = self._load[index][request]
             if self._overflow and replica.load + load > 1.0:
-                replica, load = self._least_loaded(request, index, replica, now_s)
+                replica, load = self._overflowed(request, index, replica, now_s)
             book.load[request] = load if load < math.inf else 1.0
             if replica.offer(request, now_s):
                 return
         self._dispatch_elsewhere(request, variant, now_s)
 
-    def _least_loaded(self, request: int, wanted: int, replica: Replica, now_s: float) -> tuple[Replica, float]:
-        """The replica that would be least loaded with the request, of all variants that can serve it; its load."""
+    def _overflowed(self, request: int, wanted: int, replica: Replica, now_s: float) -> tuple[Replica, float]:
+        """Where a request goes whose variant is at its capacity, and its load there.
+
+        To the other variant's replica that is least loaded with it, of variants that can serve it, if that has room; or
+        if no replica has, but the wanted one is loaded with `OVERLOADED` and that less. Else it stays.
+        """
         book = self._book
-        best, best_load = replica, self._load[wanted][request]
-        least = best.load + best_load
+        load = self._load[wanted][request]
+        best, least = (replica, load), replica.load + load
+        bound = least if least > OVERLOADED else 1.0
         for index, variant in enumerate(self._variants):
             load = self._load[index][request]
-            if index == wanted or load == math.inf or not self._up[variant]:
+            if index == wanted or load > bound or not self._up[variant]:
                 continue
             if not self.kinds[variant].can_ever_hold(book.inputs[request], book.outputs[request]):
                 continue
             other = self._of_least_load(self._up[variant], now_s)
-            if other.load + load < least:
-                best, best_load, least = other, load, other.load + load
-        return best, best_load
+            if other.load + load < min(least, bound):
+                best, least = (other, load), other.load + load
+        return best
 
     def _choose(self, variant: Variant, up: list[Replica], now_s: float) -> Replica:
         """One of the variant's replicas, computed until now."""

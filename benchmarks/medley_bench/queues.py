@@ -7,9 +7,11 @@ one hardly counts.
 
 from __future__ import annotations
 
+import heapq
 import math
 
 import numpy as np
+import numpy.typing as npt
 
 from medley_planner.simulator.book import Book
 from medley_planner.simulator.engine import EngineLimits, StepTimes
@@ -17,10 +19,12 @@ from medley_planner.simulator.gauges import Gauges
 from medley_planner.simulator.replica import Replica
 from medley_planner.simulator.requests import Requests
 
+FloatArray = npt.NDArray[np.float64]
+
 STEP_S = 1e-4
 
 
-def served(arrivals_s: np.ndarray, service_s: np.ndarray, servers: int) -> Book:
+def served(arrivals_s: FloatArray, service_s: FloatArray, servers: int) -> Book:
     """The book of a queue, first come first served."""
     tokens = np.maximum(1, np.round(service_s / STEP_S)).astype(np.int64)
     book = Book.of(Requests(arrivals_s, np.ones(len(tokens), dtype=np.int64), tokens))
@@ -34,17 +38,35 @@ def served(arrivals_s: np.ndarray, service_s: np.ndarray, servers: int) -> Book:
     return book
 
 
-def mean_wait_s(load: float, servers: int, requests: int, seed: int, *, deterministic: bool = False) -> float:
-    """Mean wait of Poisson arrivals with a mean service time of 1 s, exponential or always the same.
+def exact_waits_s(arrivals_s: FloatArray, service_s: FloatArray, servers: int) -> FloatArray:
+    """Waits in the same queue by Kiefer's and Wolfowitz's recursion: each begins where a server is free first."""
+    free_s = [0.0] * servers
+    waits = np.empty(len(arrivals_s))
+    for request, (arrived_s, lasts_s) in enumerate(zip(arrivals_s.tolist(), service_s.tolist(), strict=True)):
+        begins_s = max(arrived_s, free_s[0])
+        heapq.heapreplace(free_s, begins_s + lasts_s)
+        waits[request] = begins_s - arrived_s
+    return waits
 
-    Times between arrivals and service times are scaled to have exactly their means: what is left is the queue's own
-    randomness.
+
+def drawn(
+    load: float, servers: int, requests: int, seed: int, *, deterministic: bool = False
+) -> tuple[FloatArray, FloatArray]:
+    """Poisson arrivals, and service times with a mean of 1 s, exponential or always the same.
+
+    Both are scaled to have exactly their means: what is left is the queue's own randomness.
     """
     rng = np.random.default_rng(seed)
     gaps = rng.exponential(1.0, requests)
     arrivals_s = np.cumsum(gaps / gaps.mean() / (load * servers))
     service_s = np.ones(requests) if deterministic else rng.exponential(1.0, requests)
-    book = served(arrivals_s, service_s / service_s.mean(), servers)
+    return arrivals_s, service_s / service_s.mean()
+
+
+def mean_wait_s(load: float, servers: int, requests: int, seed: int, *, deterministic: bool = False) -> float:
+    """Mean wait of drawn requests in the simulator."""
+    arrivals_s, service_s = drawn(load, servers, requests, seed, deterministic=deterministic)
+    book = served(arrivals_s, service_s, servers)
     return float(np.mean(np.array(book.admitted_s) - arrivals_s))
 
 
