@@ -1,0 +1,68 @@
+"""The fast programme over replicas alone against the readable reference model, on random fleets of every kind.
+
+Both end alike, with objectives within the gap, for every goal; and the fast one's replicas serve what they should.
+"""
+
+from __future__ import annotations
+
+import collections
+import os
+import random
+import sys
+
+import pytest
+
+from medley_planner.by_cuts import solve_by_cuts
+from medley_planner.fleet import FleetState, PlanOptions
+from medley_planner.goals import Ending, Goal, Limits
+from medley_planner.memo import Memo
+from medley_planner.milp import solve
+from medley_planner.outlook import outlook
+from medley_planner.problem import CostLimit, FleetProblem, stock_limits
+from medley_planner.split import serves_all
+from planner_fleets import Rates, random_fleet, random_spread_fleet
+
+FLEETS = int(os.environ.get("MEDLEY_AGREE_FLEETS", "50"))
+SEED = int(os.environ.get("MEDLEY_SEED", "20240429"))
+LIMITS = Limits(time_limit_s=30.0, relative_gap=1e-6)
+LEAST_UNSERVED = 0.3
+
+
+def problem_of(state: FleetState, rates: Rates) -> FleetProblem | None:
+    """All services of a fleet together; None where some size fits nowhere, which is not asked of a programme."""
+    ready = outlook(state, PlanOptions(explain=False), rates, Memo())
+    if any(each.candidates.unserved for each in ready.prepared.values()):
+        return None
+    services = tuple(each.problem for each in ready.prepared.values())
+    cap = state.max_cost_usd_per_hour
+    return FleetProblem(services, stock_limits(services, ready.stock), None if cap is None else CostLimit(cap))
+
+
+@pytest.mark.parametrize("make", [random_fleet, random_spread_fleet], ids=["stock", "spread"])
+def test_both_programmes_agree(make, capsys: pytest.CaptureFixture[str]) -> None:
+    endings: collections.Counter[str] = collections.Counter()
+    for number in range(FLEETS):
+        state, rates = make(random.Random(f"agree/{SEED}/{number}"))
+        problem = problem_of(state, rates)
+        if problem is None:
+            continue
+        for goal in Goal:
+            told = f"seed {SEED}, fleet {number}, {goal.value}"
+            unserved = LEAST_UNSERVED if goal is Goal.CHEAPEST_OF_MOST_SERVED else 0.0
+            reference = solve(problem, goal, LIMITS, least_unserved=unserved)
+            fast = solve_by_cuts(problem, goal, LIMITS, least_unserved=unserved)
+            endings[f"{goal.value} {reference.ending.value}"] += 1
+            assert fast.ending is reference.ending, told
+            if not reference.found:
+                continue
+            assert fast.objective == pytest.approx(reference.objective, rel=1e-5, abs=2e-4), told
+            assert fast.bound <= reference.objective + 1e-5 * abs(reference.objective) + 2e-4, told
+            if goal is Goal.CHEAPEST:
+                pairs = list(zip(problem.services, fast.replicas, strict=True))
+                assert all(service.keeps_rows(mix) and serves_all(service, mix, Memo()) for service, mix in pairs), told
+                for limit in problem.shared:
+                    assert sum(limit.used_by(service, mix) for service, mix in pairs) <= limit.most + 1e-6, told
+    with capsys.disabled():
+        sys.stdout.write(f"\nseed {SEED}: {dict(sorted(endings.items()))}\n")
+    for goal in Goal:
+        assert endings[f"{goal.value} {Ending.OPTIMAL.value}"] >= FLEETS // 10
