@@ -50,6 +50,7 @@ from medley_planner.fleet import Formulation, PlanOptions
 from medley_planner.plan import UnsoundPlanError
 from medley_planner.sensitivity import TURNS_ONLY, Effort
 from medley_planner.simulator.routing import Balancing, Knowledge
+from medley_planner.simulator.run import StepBudget
 
 app = typer.Typer(
     name="medley",
@@ -163,6 +164,9 @@ def simulate(
     overflow: Annotated[
         bool, typer.Option(help="Where a variant is at its capacity, requests go to another one that can serve them.")
     ] = True,
+    steps: Annotated[
+        StepBudget, typer.Option(help="Tokens of a step: the engine's default, or what medley plan advises.")
+    ] = StepBudget.DEFAULT,
     output: Output = OutputFormat.TABLE,
     html: Annotated[Path | None, typer.Option(help="Also write the result with plots to this HTML file.")] = None,
 ) -> None:
@@ -182,6 +186,7 @@ def simulate(
         knowledge=router,
         balancing=balancing,
         overflow=overflow,
+        step_budget=steps,
     )
     try:
         if html is not None:

@@ -21,7 +21,7 @@ from medley_planner.simulator.measures import Attainment, Distribution, ServiceM
 from medley_planner.simulator.replay import FleetMeasures, simulate
 from medley_planner.simulator.requests import Requests, RequestsError
 from medley_planner.simulator.routing import Balancing, Knowledge
-from medley_planner.simulator.run import RunOptions
+from medley_planner.simulator.run import RunOptions, StepBudget
 from medley_planner.simulator.timeline import Timeline
 
 DEFAULT_DURATION_S = 1800.0
@@ -48,6 +48,7 @@ class Replay:
         knowledge: What the router knows of outputs.
         balancing: Which replica of a variant gets a request.
         overflow: Whether a request whose variant is at its capacity goes to another one that can serve it.
+        step_budget: How many tokens a step of the engines computes at most.
     """
 
     trace: str | None = None
@@ -60,6 +61,7 @@ class Replay:
     knowledge: Knowledge = Knowledge.MEAN
     balancing: Balancing = Balancing.LEAST_LOAD
     overflow: bool = True
+    step_budget: StepBudget = StepBudget.DEFAULT
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ class SimulatedFleet:
                 "balancing": self.replay.balancing.value,
                 "overflow": self.replay.overflow,
             },
+            "steps": self.replay.step_budget.value,
             "costPerHour": _rounded(self.measures.cost_usd_per_hour),
             "plannedCostPerHour": _rounded(self.planned.fleet.cost_usd_per_hour),
             "shortcomings": list(self.shortcomings),
@@ -142,6 +145,7 @@ def simulate_planned(planned: PlannedFleet, replay: Replay, *, told: Told | None
             knowledge=replay.knowledge,
             balancing=replay.balancing,
             overflow=replay.overflow,
+            step_budget=replay.step_budget,
             seed=replay.seed,
             bin_s=max(horizon_s, 1e-6) / TIMELINE_BINS,
         ),

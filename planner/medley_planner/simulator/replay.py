@@ -25,8 +25,9 @@ from medley_planner.roofline import (
 from medley_planner.simulator.engine import EngineLimits, StepTimes
 from medley_planner.simulator.measures import ServiceMeasures, measured
 from medley_planner.simulator.requests import Requests
-from medley_planner.simulator.run import HandOver, RunOptions, ServiceRun
+from medley_planner.simulator.run import HandOver, RunOptions, ServiceRun, StepBudget
 from medley_planner.simulator.stage import ReplicaKind
+from medley_planner.step_budget import STEP_TOKENS, step_budget_tokens
 from medley_planner.step_time import StepTime
 
 _BISECTIONS = 30
@@ -141,6 +142,7 @@ def planned_run(
             tuple(share for share in service_plan.shares if share.variant == variant),
             source=sources.get(variant, ROOFLINE),
             limits=limits,
+            step_budget=options.step_budget,
         )
         for variant in sorted({*planned, *(share.variant for share in service_plan.shares)})
         if variant.pool in by_name
@@ -166,6 +168,7 @@ def replica_kind(
     *,
     source: str = ROOFLINE,
     limits: EngineLimits | None = None,
+    step_budget: StepBudget = StepBudget.DEFAULT,
 ) -> ReplicaKind:
     """What a replica of a variant is in the simulation.
 
@@ -176,13 +179,14 @@ def replica_kind(
         shares: The variant's part of the plan's split, with its capacities.
         source: Where those capacities come from.
         limits: Block size, watermark and queue limit; None is the defaults.
+        step_budget: How many tokens a step computes at most.
     """
     times = StepTime(service.model, pool.gpu, variant.parallelism)
     contexts = sorted(bucket.input_tokens + bucket.output_tokens / 2 for bucket in service.sizes.buckets)
     prompts = sorted(float(bucket.input_tokens) for bucket in service.sizes.buckets)
     steps = StepTimes.of(
         times.step_s,
-        max_step_tokens=MAX_STEP_TOKENS,
+        max_step_tokens=_step_tokens(times, service.objectives, variant.role, step_budget),
         contexts=_apart(contexts),
         prompts=_apart(prompts),
     )
@@ -198,6 +202,13 @@ def replica_kind(
         price_usd_per_hour=pool.price_usd_per_gpu_hour * variant.gpus,
         load_time_s=pool.load_time_s,
     )
+
+
+def _step_tokens(times: StepTime, objectives: Objectives, role: Role, step_budget: StepBudget) -> int:
+    per_token_s = objectives.time_per_output_token_s
+    if step_budget is StepBudget.DEFAULT or per_token_s is None or role is Role.PREFILL:
+        return MAX_STEP_TOKENS
+    return min(MAX_STEP_TOKENS, step_budget_tokens(times, per_token_s) or STEP_TOKENS[0])
 
 
 def _apart(values: Sequence[float]) -> tuple[float, float]:

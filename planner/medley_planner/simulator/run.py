@@ -10,6 +10,7 @@ asks for. An autoscaler runs a service until its next decision, looks at it, and
 
 from __future__ import annotations
 
+import enum
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,15 @@ class HandOver:
     per_token_s: float = 0.0
 
 
+class StepBudget(enum.StrEnum):
+    """How many tokens a step of a planned replica computes at most."""
+
+    DEFAULT = "default"
+    """What capacities are computed with."""
+    ADVISED = "advised"
+    """What keeps single pauses between output tokens within the objective (`step_budget_tokens`), where it is less."""
+
+
 @dataclass(frozen=True)
 class RunOptions:
     """How a service is simulated.
@@ -46,6 +56,7 @@ class RunOptions:
         balancing: Which replica of a variant gets a request.
         overflow: Whether a request whose variant is at its capacity goes to the least loaded other one that can serve
             it.
+        step_budget: How many tokens a step of planned replicas computes at most.
         retry_lost: Whether requests on a replica that goes away begin anew elsewhere.
         seed: Of everything that is drawn.
         bin_s: Interval of the timeline; infinite for none.
@@ -55,6 +66,7 @@ class RunOptions:
     knowledge: Knowledge = Knowledge.MEAN
     balancing: Balancing = Balancing.LEAST_LOAD
     overflow: bool = True
+    step_budget: StepBudget = StepBudget.DEFAULT
     retry_lost: bool = True
     seed: int = 0
     bin_s: float = math.inf
