@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +24,7 @@ from medley_operator.cli.explain import (
     service_name,
 )
 from medley_operator.cli.inputs import InputError, read_inputs
+from medley_operator.cli.live import live_fleet
 from medley_operator.cli.model import catalogue_data, catalogue_table, find_model, model_tables
 from medley_operator.cli.output import (
     EXIT_BAD_INPUT,
@@ -34,7 +36,7 @@ from medley_operator.cli.output import (
     print_mistakes,
     print_tables,
 )
-from medley_operator.cli.planning import Question, plan_inputs
+from medley_operator.cli.planning import Question, answered, plan_inputs
 from medley_operator.cli.report.page import ReportError, plan_page, require_report, service_page, write_page
 from medley_operator.cli.report.simulation_page import simulation_page, write_simulation_page
 from medley_operator.cli.sensitivity import SENSITIVITY_TIME_S, told_within
@@ -68,10 +70,19 @@ Context = Annotated[str | None, typer.Option("--context", help="Context of the k
 @app.command()
 def plan(
     files: Annotated[
-        list[str],
-        typer.Option("--filename", "-f", help="A file, a folder (recursively), or - for standard input. Repeatable."),
-    ],
+        list[str] | None,
+        typer.Option(
+            "--filename",
+            "-f",
+            help="A file, a folder (recursively), or - for standard input. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
     *,
+    cluster: Annotated[
+        bool,
+        typer.Option("--cluster", help="Plan the cluster's objects and stock as they are, changed by those of -f."),
+    ] = False,
     output: Output = OutputFormat.TABLE,
     formulation: Annotated[
         Formulation, typer.Option(help="medley: jointly, under stock and caps. melange: as in arXiv 2404.14527.")
@@ -97,12 +108,17 @@ def plan(
     time_limit: Annotated[
         float, typer.Option(min=0.1, max=3600, help="Bound on the solver's time, in seconds.")
     ] = 30.0,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
 ) -> None:
-    """Plan LLMServices from files, without a cluster.
+    """Plan LLMServices from files, without a cluster; or those of a cluster, which is only read.
 
     The files hold LLMServices, the GPUPools and ModelProfiles that they use, and ConfigMaps with traces.
     Ends with status 0 where all services are served, 1 where one is not, 2 where the input is wrong.
     """
+    if not files and not cluster:
+        print_errors(["nothing to plan: give files with -f, or --cluster"])
+        raise typer.Exit(EXIT_BAD_INPUT)
     effort = Effort() if report is not None else TURNS_ONLY if sensitivity else None
     options = PlanOptions(formulation=formulation, time_limit_s=time_limit)
     try:
@@ -110,13 +126,18 @@ def plan(
             require_report(report)
         with capacity_function(estimator) as capacity_of, told_within(SENSITIVITY_TIME_S) as progress:
             question = Question(options, fleet_cap, effort, capacity_of, disaggregated)
-            planned = plan_inputs(read_inputs(files), question, progress=progress)
+            if cluster:
+                changes, now_s = read_inputs(files or ()), time.time()
+                live = live_fleet(Cluster(Connection(kubeconfig, context)), changes, now_s, fleet_cap)
+                planned = answered(live, question, progress=progress)
+            else:
+                planned = plan_inputs(read_inputs(files or ()), question, progress=progress)
         if report is not None:
             write_page(report, plan_page(planned))
     except InputError as error:
         print_mistakes(error.mistakes)
         raise typer.Exit(EXIT_BAD_INPUT) from None
-    except (ReportError, EstimatorMissingError, AIConfiguratorError) as error:
+    except (ReportError, EstimatorMissingError, AIConfiguratorError, ClusterError) as error:
         print_errors([str(error)])
         raise typer.Exit(EXIT_BAD_INPUT) from None
     except UnsoundPlanError as error:

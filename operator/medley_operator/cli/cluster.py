@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from medley_operator.api import GROUP, VERSION
+from medley_operator.kinds import CONFIG_MAPS, Kind
 
 TIMEOUT_S = 20.0
 PAGE_SIZE = 500
@@ -70,6 +71,20 @@ class Cluster:
     def nodes(self) -> list[dict[str, Any]]:
         """All nodes as JSON."""
         return self._list("/api/v1/nodes")
+
+    def objects(self, kind: Kind) -> list[dict[str, Any]]:
+        """All objects of a kind as JSON."""
+        return self._list(kind.path())
+
+    def config_map_data(self, namespace: str, name: str) -> dict[str, str] | None:
+        """What a ConfigMap holds; None where there is none of that name."""
+        try:
+            data: dict[str, str] = self._get(CONFIG_MAPS.path(namespace, name)).get("data") or {}
+        except ClusterError as error:
+            if error.code == 404:
+                return None
+            raise
+        return data
 
     def _list(self, path: str) -> list[dict[str, Any]]:
         items: list[dict[str, Any]] = []

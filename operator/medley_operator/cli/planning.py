@@ -13,7 +13,7 @@ from medley_operator.api.manifest import path_of
 from medley_operator.api.problems import Problem
 from medley_operator.api.resolve import ResolvedService, Surroundings, resolve_pool, resolve_profile, resolve_service
 from medley_operator.api.traces import TraceKey, histogram_of_config_map
-from medley_operator.api.translate import declared_stock, plan_status, planner_pool, planner_service
+from medley_operator.api.translate import UNLIMITED_NODES, declared_stock, plan_status, planner_pool, planner_service
 from medley_operator.cli.inputs import InputError, Inputs, Mistake
 from medley_operator.cli.sensitivity import sensitivity_manifest
 from medley_planner.capacity import capacities
@@ -59,6 +59,7 @@ class PlannedFleet:
         state: What was planned, in the planner's terms.
         fleet: The planner's answer as a whole.
         notes: What the plan assumes, as sentences.
+        unplanned: Services that were left out, because something that they name is wrong or missing.
         sensitivity: How far it holds; None where that was not asked.
     """
 
@@ -67,12 +68,18 @@ class PlannedFleet:
     state: FleetState
     fleet: FleetPlan
     notes: tuple[str, ...]
+    unplanned: tuple[str, ...] = ()
     sensitivity: Sensitivity | None = None
 
     @property
     def feasible(self) -> bool:
         """Whether every service is served."""
-        return all(planned.feasible for planned in self.services)
+        return not self.unplanned and all(planned.feasible for planned in self.services)
+
+    def stock(self, pool: GPUPool) -> int | None:
+        """GPUs of a pool that services may use; None is as many as they want."""
+        (held,) = [each.stock.gpus for each in self.state.pools if each.name == pool.name]
+        return None if pool.spec.limit is None and held >= UNLIMITED_NODES else held
 
     def _caps(self) -> dict[str, float]:
         """The fleet's price cap, where there is one, and the nearest that would do, where it is too low."""
@@ -113,9 +120,11 @@ class PlannedFleet:
                     "pricePerGPUHour": pool.spec.price_per_gpu_hour,
                     "usedGPUs": used.get(pool.name, 0),
                     **({} if pool.spec.limit is None else {"limit": pool.spec.limit}),
+                    **({} if (stock := self.stock(pool)) is None else {"stock": stock}),
                 }
                 for pool in self.pools
             ],
+            "unplanned": list(self.unplanned),
             "notes": list(self.notes),
             **({} if self.sensitivity is None else {"sensitivity": sensitivity_manifest(self.sensitivity)}),
         }
@@ -141,6 +150,25 @@ class Question:
     disaggregated: bool = False
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A fleet to be planned, with the objects that it was made of.
+
+    Args:
+        state: The fleet.
+        resolved: Its services, by namespace and name.
+        pools: Its pools, by name.
+        notes: What is assumed, as sentences.
+        unplanned: Services that cannot be planned, because something that they name is wrong or missing.
+    """
+
+    state: FleetState
+    resolved: tuple[ResolvedService, ...]
+    pools: tuple[GPUPool, ...]
+    notes: tuple[str, ...]
+    unplanned: tuple[str, ...] = ()
+
+
 def plan_inputs(inputs: Inputs, question: Question, *, progress: Progress | None = None) -> PlannedFleet:
     """Plan all services of the input together.
 
@@ -157,10 +185,28 @@ def plan_inputs(inputs: Inputs, question: Question, *, progress: Progress | None
         raise InputError([Mistake("input", None, "", "there is no LLMService to plan")])
     gpus, resolved = _resolve(inputs)
     state = FleetState(
-        services=tuple(replace(planner_service(service), disaggregated=question.disaggregated) for service in resolved),
+        services=tuple(planner_service(service) for service in resolved),
         pools=tuple(_pool(inputs.pools[name], gpu) for name, gpu in sorted(gpus.items())),
         max_cost_usd_per_hour=question.max_cost_usd_per_hour,
     )
+    pools = tuple(inputs.pools[name] for name in sorted(gpus))
+    return answered(Asked(state, tuple(resolved), pools, tuple(_notes(inputs, resolved))), question, progress=progress)
+
+
+def answered(asked: Asked, question: Question, *, progress: Progress | None = None) -> PlannedFleet:
+    """The plan of a fleet, and how far it holds where that is asked.
+
+    Args:
+        asked: The fleet.
+        question: What is asked; a price cap is the fleet's own.
+        progress: Told before each question about how far the plan holds.
+
+    Raises:
+        InputError: A value makes no sense to the planner.
+        UnsoundPlanError: The planner made a mistake that its own check found.
+    """
+    services = tuple(replace(service, disaggregated=question.disaggregated) for service in asked.state.services)
+    state = replace(asked.state, services=services)
     memo = Memo()
     try:
         answer = plan(state, question.options, memo=memo, capacity_of=question.capacity_of)
@@ -177,16 +223,17 @@ def plan_inputs(inputs: Inputs, question: Question, *, progress: Progress | None
             memo=memo,
             capacity_of=question.capacity_of,
         )
-    types = {name: gpu.name for name, gpu in gpus.items()}
+    types = {pool.name: pool.gpu.name for pool in state.pools}
     return PlannedFleet(
         services=tuple(
             PlannedService(made.service, plan_status(answer.service(made.service.key), types, made.model_source))
-            for made in resolved
+            for made in asked.resolved
         ),
-        pools=tuple(inputs.pools[name] for name in sorted(gpus)),
+        pools=asked.pools,
         state=state,
         fleet=answer,
-        notes=(*_notes(inputs, resolved), *_notes_about_roles(answer), *_notes_about_steps(state, answer)),
+        notes=(*asked.notes, *_notes_about_roles(answer), *_notes_about_steps(state, answer)),
+        unplanned=asked.unplanned,
         sensitivity=holds,
     )
 

@@ -162,7 +162,7 @@ def _fleet_summary(planned: PlannedFleet) -> Group:
             kinds[pool.name],
             money(pool.spec.price_per_gpu_hour),
             str(used.get(pool.name, 0)),
-            "unlimited" if pool.spec.limit is None else str(pool.spec.limit),
+            "unlimited" if (stock := planned.stock(pool)) is None else str(stock),
         )
     return Group(table, Text(), _fleet_cost(planned))
 

@@ -290,7 +290,7 @@ def pool_uses(planned: PlannedFleet) -> tuple[PoolUse, ...]:
         for entry in each.plan.entries:
             mine = used.setdefault(entry.pool, {})
             mine[each.service.key] = mine.get(each.service.key, 0) + entry.gpus
-    return tuple(PoolUse(pool.name, pool.spec.gpu.type, pool.spec.limit, used[pool.name]) for pool in planned.pools)
+    return tuple(PoolUse(pool.name, pool.spec.gpu.type, planned.stock(pool), used[pool.name]) for pool in planned.pools)
 
 
 def _pool_rows(planned: PlannedFleet) -> tuple[PoolRow, ...]:
@@ -301,7 +301,7 @@ def _pool_rows(planned: PlannedFleet) -> tuple[PoolRow, ...]:
             pool.spec.gpu.type,
             money(pool.spec.price_per_gpu_hour),
             f"{used.get(pool.name, 0):,}",
-            "without end" if pool.spec.limit is None else f"{pool.spec.limit:,}",
+            "without end" if (stock := planned.stock(pool)) is None else f"{stock:,}",
         )
         for pool in planned.pools
     )
