@@ -186,6 +186,12 @@ def _objectives(rng: random.Random) -> Manifest:
     return {name: both[name] for name in kept}
 
 
+def _margins() -> Manifest:
+    return {
+        name: [{"upTo": 500, "weight": 3}, {"upTo": 2000, "weight": 0.5}] for name in ("inputTokens", "outputTokens")
+    }
+
+
 def _workload(rng: random.Random) -> Manifest:
     entries = [
         {
@@ -199,6 +205,7 @@ def _workload(rng: random.Random) -> Manifest:
         {"preset": rng.choice(("azure-conversation-2023", "azure-code-2023", "mooncake-conversation-2024"))},
         {"histogram": entries},
         {"traceConfigMap": {"name": "trace", "key": "requests.csv"}},
+        {"marginals": _margins() | _some(rng, {"meanInputTokens": 700, "requests": 5000, "prior": "azure-code-2023"})},
     ]
     return {"rate": rng.choice((0.5, 4, 32)), "sizes": rng.choice(sizes)} | _some(
         rng, {"interarrivalCV": rng.choice((0, 1, 2.5))}
@@ -320,6 +327,17 @@ SERVICE_MISTAKES: tuple[Mistake, ...] = (
     _bad("spec.workload.sizes", {}),
     _bad("spec.workload.sizes", {"preset": "azure-code-2023", "histogram": [_ENTRY]}),
     _bad("spec.workload.sizes", {"histogram": []}, "spec.workload.sizes.histogram"),
+    _bad("spec.workload.sizes", {"preset": "azure-code-2023", "marginals": _margins()}),
+    _bad(
+        "spec.workload.sizes",
+        {"marginals": _margins() | {"inputTokens": []}},
+        "spec.workload.sizes.marginals.inputTokens",
+    ),
+    _bad(
+        "spec.workload.sizes",
+        {"marginals": _margins() | {"outputTokens": [{"upTo": 0, "weight": 1}]}},
+        "spec.workload.sizes.marginals.outputTokens[0].upTo",
+    ),
     _bad(
         "spec.workload.sizes",
         {"histogram": [_ENTRY, _ENTRY | {"weight": 0}]},

@@ -371,3 +371,41 @@ def test_a_cache_of_its_own_kind_is_resolved() -> None:
     assert model.key_value_bytes_per_token == 24 * 576 * 2
     assert model.cache_bytes(8192) == 8192 * 24 * 576 * 2 - 4096 * 16 * 576 * 2 + 1e6
     assert (model.weight_bytes_per_parameter, model.computes_in_8_bit) == (0.7, False)
+
+
+MARGINS: dict[str, Any] = {
+    "inputTokens": [{"upTo": 500, "weight": 20}, {"upTo": 2000, "weight": 60}, {"upTo": 7000, "weight": 20}],
+    "outputTokens": [{"upTo": 100, "weight": 50}, {"upTo": 1000, "weight": 50}],
+}
+
+
+def with_margins(**changes: Any) -> LLMService:
+    return service(workload={"rate": 4, "sizes": {"marginals": MARGINS | changes}})
+
+
+def test_margins_are_fitted_to_their_prior() -> None:
+    found = resolve_service(with_margins(meanInputTokens=1500, prior="azure-code-2023"), AROUND)
+
+    assert isinstance(found, ResolvedService)
+    assert sum(bucket.weight for bucket in found.sizes.buckets if bucket.input_tokens <= 500) == pytest.approx(0.2)
+    assert sum(bucket.weight for bucket in found.sizes.buckets if bucket.output_tokens <= 100) == pytest.approx(0.5)
+    assert found.sizes.mean_input_tokens == pytest.approx(1500, rel=1e-3)
+    again = resolve_service(with_margins(meanInputTokens=1500, prior="azure-code-2023"), AROUND)
+    assert isinstance(again, ResolvedService)
+    assert again.sizes is found.sizes
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason", "field"),
+    [
+        ({"prior": "nobody"}, "UnknownPreset", "prior"),
+        ({"inputTokens": [{"upTo": 9, "weight": 1}, {"upTo": 5, "weight": 1}]}, "InvalidSizes", "inputTokens[1].upTo"),
+        ({"outputTokens": [{"upTo": 9, "weight": 0}]}, "InvalidSizes", "outputTokens"),
+        ({"meanOutputTokens": 5000}, "InvalidSizes", "outputTokens"),
+        ({"inputTokens": [{"upTo": 9, "weight": 1}]}, "InvalidSizes", ""),
+    ],
+)
+def test_margins_that_make_no_sense_are_refused_by_field(changes: dict[str, Any], reason: str, field: str) -> None:
+    path = f"spec.workload.sizes.marginals.{field}".rstrip(".")
+
+    assert problems(with_margins(**changes)) == [(reason, path)]

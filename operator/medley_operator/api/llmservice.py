@@ -28,6 +28,7 @@ from medley_operator.api.base import (
 )
 from medley_operator.api.engine import Engine
 from medley_operator.api.llmservice_status import LLMServiceStatus
+from medley_operator.api.margins import Margins
 from medley_operator.api.metadata import ObjectMeta
 from medley_operator.api.modelprofile import MAX_TOKENS, TensorParallelSize
 
@@ -154,7 +155,7 @@ class ConfigMapKeyReference(ApiModel):
 class Sizes(ApiModel):
     """Joint distribution of input and output sizes of requests."""
 
-    rules: ClassVar[tuple[Rule, ...]] = (exactly_one_of("preset", "histogram", "trace_config_map"),)
+    rules: ClassVar[tuple[Rule, ...]] = (exactly_one_of("preset", "histogram", "trace_config_map", "marginals"),)
 
     preset: DnsLabel | None = None
     """A histogram made of a public trace: azure-conversation-2023, azure-code-2023 or mooncake-conversation-2024."""
@@ -164,6 +165,9 @@ class Sizes(ApiModel):
     """The histogram itself; `medley workload` makes one of a trace."""
     trace_config_map: ConfigMapKeyReference | None = None
     """A trace of requests as CSV in a ConfigMap, in one of the layouts that `medley workload` reads."""
+    marginals: Margins | None = None
+    """Histograms of input sizes and of output sizes, as engines export them, fitted to a preset; `medley workload
+    --marginals` shows what comes out."""
 
 
 class Workload(ApiModel):

@@ -16,13 +16,13 @@ from medley_operator.api.gpupool import GPUPool
 from medley_operator.api.llmservice import LLMService
 from medley_operator.api.modelprofile import ModelProfile
 from medley_operator.api.problems import Problem, hint, nearest
+from medley_operator.api.sizes import resolve_sizes
 from medley_operator.api.traces import TraceKey
 from medley_operator.workloads.arguments import refused_arguments
 from medley_planner.gpus import GPUType, UnknownGPUTypeError, gpu_type
 from medley_planner.known_models import known_models
 from medley_planner.models import DATA_TYPE_BYTES, ModelArchitecture, ModelError, ThroughputPoint
-from medley_planner.presets import UnknownPresetError, preset
-from medley_planner.sizes import Bucket, SizeHistogram, SizesError
+from medley_planner.sizes import SizeHistogram
 
 COMPUTES_IN_BITS = {"fp8": 8, "int8": 8, "nvfp4": 8, "int4": 16, "mxfp4": 16}
 """Width of the inputs of matrix products with quantised weights; int4 and mxfp4 weights are widened."""
@@ -159,7 +159,7 @@ def resolve_service(service: LLMService, around: Surroundings) -> ResolvedServic
     found: list[Problem] = []
     source = find_profile(service, around.profiles)
     profile = _profile(service, source)
-    sizes = _sizes(service, around)
+    sizes = resolve_sizes(service, around.traces)
     pools = _pools(service, around)
     found += [part for part in (profile,) if isinstance(part, Problem)]
     if isinstance(profile, ResolvedProfile):
@@ -217,27 +217,6 @@ def _profile(service: LLMService, source: ModelProfile | Problem) -> ResolvedPro
         where = "spec.model.profile" if service.spec.model.profile else "spec.model.name"
         return Problem(reasons.INVALID_PROFILE, where, f"ModelProfile {source.name} cannot be used: {made}")
     return made
-
-
-def _sizes(service: LLMService, around: Surroundings) -> SizeHistogram | Problem:
-    given = service.spec.workload.sizes
-    if given.preset is not None:
-        try:
-            return preset(given.preset).sizes
-        except UnknownPresetError as error:
-            return Problem(reasons.UNKNOWN_PRESET, "spec.workload.sizes.preset", str(error))
-    if given.trace_config_map is not None:
-        reference = given.trace_config_map
-        found = around.traces.get(TraceKey(service.namespace, reference.name, reference.key))
-        if found is not None:
-            return found
-        message = f"there is no ConfigMap {reference.name!r} in namespace {service.namespace!r}"
-        return Problem(reasons.TRACE_NOT_FOUND, "spec.workload.sizes.traceConfigMap.name", message)
-    entries = given.histogram or ()
-    try:
-        return SizeHistogram(tuple(Bucket(entry.input_tokens, entry.output_tokens, entry.weight) for entry in entries))
-    except SizesError as error:
-        return Problem(reasons.INVALID_SIZES, "spec.workload.sizes.histogram", str(error))
 
 
 def _pools(service: LLMService, around: Surroundings) -> tuple[str, ...] | list[Problem]:
