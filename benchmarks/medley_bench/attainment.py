@@ -26,8 +26,8 @@ from medley_planner.memo import Memo
 from medley_planner.outlook import outlook
 from medley_planner.plan import plan
 from medley_planner.result import ServicePlan
-from medley_planner.simulator.measures import Attainment, Latencies, attainments
-from medley_planner.simulator.replay import planned_run
+from medley_planner.simulator.fit import replayed as replay
+from medley_planner.simulator.measures import Attainment
 from medley_planner.simulator.requests import Requests
 from medley_planner.simulator.run import RunOptions
 from medley_planner.split import split
@@ -147,39 +147,14 @@ def planned(case: Case, **settings: float) -> tuple[Service, ServicePlan]:
 def replayed(case: Case, service: Service, service_plan: ServicePlan, options: RunOptions) -> Replayed:
     """What a plan attains on the case's own arrivals; a replay that cannot attain any more is given up."""
     requests = requests_of(case.trace, case.speed)
-    run = planned_run(service, service_plan, pools(), requests, options)
-    allowed = _allowed_misses(case.objectives, len(requests))
-    for part in range(1, 21):
-        run.run_until(requests.span_s * part / 20)
-        if part < 20 and _late(run.book.arrived_s, run.book.first_token_s, case.objectives, run.now_s) > allowed:
-            return Replayed(_mix(service_plan), service_plan.cost_usd_per_hour, (), attained=False)
-    run.finish()
-    found = attainments(run.book, Latencies.of(run.book), case.objectives)
-    return Replayed(
-        _mix(service_plan), service_plan.cost_usd_per_hour, found, attained=all(each.attained for each in found)
-    )
+    state = FleetState((service,), pools())
+    cost = service_plan.cost_usd_per_hour
+    found = replay(state, service.name, service_plan, requests, options, horizon_s=requests.span_s)
+    return Replayed(_mix(service_plan), cost, found.objectives if found else (), attained=found is not None)
 
 
 def _mix(service_plan: ServicePlan) -> tuple[tuple[Variant, int], ...]:
     return tuple((entry.variant, entry.replicas) for entry in service_plan.mix)
-
-
-def _allowed_misses(objectives: Objectives, requests: int) -> float:
-    """So many requests may be late for their first token."""
-    percentile = objectives.time_to_first_token_percentile
-    if objectives.time_to_first_token_s is None or percentile is None:
-        return math.inf
-    return requests * (1 - percentile / 100) + 1
-
-
-def _late(arrived_s: list[float], first_token_s: list[float], objectives: Objectives, now_s: float) -> int:
-    """Requests that have missed the objective for their first token until now."""
-    limit_s = objectives.time_to_first_token_s
-    if limit_s is None:
-        return 0
-    arrived, first = np.array(arrived_s), np.array(first_token_s)
-    waited = np.where(np.isnan(first), now_s, first) - arrived
-    return int(np.count_nonzero((arrived <= now_s) & (waited > limit_s)))
 
 
 # The cheapest fleet that attains

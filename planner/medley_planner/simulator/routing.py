@@ -6,7 +6,7 @@ looks up the nearest bucket, and draws one of the variants that share it with th
 
 The *load* of a request is the part that it takes of a replica: one over the requests of its size that the replica has
 at once when it serves its capacity. A replica whose requests have a load of 1 together is at its capacity; more would
-wait, or miss their objectives. A router that *overflows* then sends requests to another variant.
+wait, or miss their objectives. A router that *overflows* then sends requests to another variant that has room.
 """
 
 from __future__ import annotations

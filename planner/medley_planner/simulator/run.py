@@ -54,8 +54,7 @@ class RunOptions:
     Args:
         knowledge: What the router knows of outputs.
         balancing: Which replica of a variant gets a request.
-        overflow: Whether a request whose variant is at its capacity goes to the least loaded other one that can serve
-            it.
+        overflow: Whether a request whose variant is at its capacity goes to another one that can serve it and has room.
         step_budget: How many tokens a step of planned replicas computes at most.
         retry_lost: Whether requests on a replica that goes away begin anew elsewhere.
         seed: Of everything that is drawn.

@@ -25,10 +25,6 @@ from medley_planner.simulator.routing import Balancing, Routes
 LAST_MOMENT_S = math.nextafter(math.inf, 0.0)
 """Later than everything that ends."""
 
-OVERLOADED = 2.0
-"""A replica with so much load is relieved by any that has less; one that is a little beyond its capacity is not,
-at the cost of others that are as well."""
-
 
 @dataclass(frozen=True)
 class ReplicaKind:
@@ -99,8 +95,7 @@ class Stage:
         book: The service's requests.
         routes: Which variant each should go to.
         balancing: Which replica of it.
-        overflow: Whether a request whose variant is at its capacity goes to the least loaded other one that can serve
-            it.
+        overflow: Whether a request whose variant is at its capacity goes to another one that can serve it and has room.
         kinds: What the replicas of each variant are.
         rng: Draws replicas, where that is asked for.
         bin_s: Interval of the replicas' readings.
@@ -206,30 +201,28 @@ class Stage:
             replica = self._choose(variant, up, now_s)
             load = self._load[index][request]
             if self._overflow and replica.load + load > 1.0:
-                replica, load = self._overflowed(request, index, replica, now_s)
+                replica, load = self._overflowed(request, index, now_s) or (replica, load)
             book.load[request] = load if load < math.inf else 1.0
             if replica.offer(request, now_s):
                 return
         self._dispatch_elsewhere(request, variant, now_s)
 
-    def _overflowed(self, request: int, wanted: int, replica: Replica, now_s: float) -> tuple[Replica, float]:
-        """Where a request goes whose variant is at its capacity, and its load there.
+    def _overflowed(self, request: int, wanted: int, now_s: float) -> tuple[Replica, float] | None:
+        """Of the other variants that can serve a request, the replica that is least loaded with it, if it has room.
 
-        To the other variant's replica that is least loaded with it, of variants that can serve it, if that has room; or
-        if no replica has, but the wanted one is loaded with `OVERLOADED` and that less. Else it stays.
+        Where none has, the request stays with its variant: to share an overload out would make everybody miss.
         """
         book = self._book
-        load = self._load[wanted][request]
-        best, least = (replica, load), replica.load + load
-        bound = least if least > OVERLOADED else 1.0
+        best: tuple[Replica, float] | None = None
+        least = 1.0
         for index, variant in enumerate(self._variants):
             load = self._load[index][request]
-            if index == wanted or load > bound or not self._up[variant]:
+            if index == wanted or load > least or not self._up[variant]:
                 continue
             if not self.kinds[variant].can_ever_hold(book.inputs[request], book.outputs[request]):
                 continue
             other = self._of_least_load(self._up[variant], now_s)
-            if other.load + load < min(least, bound):
+            if other.load + load <= least:
                 best, least = (other, load), other.load + load
         return best
 
