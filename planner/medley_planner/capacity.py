@@ -26,6 +26,7 @@ from medley_planner.fleet import Objectives, Parallelism, Role
 from medley_planner.gpus import GPUType
 from medley_planner.memory import too_small
 from medley_planner.models import ModelArchitecture, ThroughputPoint
+from medley_planner.percentiles import PromptMix
 
 __all__ = (
     "CONTEXT_TOO_LONG",
@@ -67,6 +68,7 @@ class Capacities:
         objectives: Objectives,
         max_context_tokens: int | None,
         correction: float = 1.0,
+        prompts: PromptMix | None = None,
     ) -> tuple[Capacity, ...]:
         """The capacity of one replica for requests of each (input tokens, output tokens), in the order given.
 
@@ -82,9 +84,11 @@ class Capacities:
             max_context_tokens: What the engine is configured for; None is what the model was made for, which is the
                 most.
             correction: Multiplies every rate: what was observed live over what is estimated.
+            prompts: What the replica gets together with these sizes: others' prompts are waited for. None is prompts
+                of the size that is judged.
         """
         context_tokens = min(model.max_context_tokens, max_context_tokens or model.max_context_tokens)
-        question = Question(model, measurements, engine, gpu, parallelism, role, objectives, context_tokens)
+        question = Question(model, measurements, engine, gpu, parallelism, role, objectives, context_tokens, prompts)
         sources = [(estimator, estimator.source(question)) for estimator in self.estimators]
         able = [(estimator, source) for estimator, source in sources if source]
         first_source = able[0][1]
@@ -120,6 +124,7 @@ def capacity(
     objectives: Objectives,
     max_context_tokens: int | None,
     correction: float = 1.0,
+    prompts: PromptMix | None = None,
 ) -> Capacity:
     """The capacity of one replica for requests of one size; `capacities` is far cheaper for many sizes."""
     return capacities(
@@ -133,6 +138,7 @@ def capacity(
         objectives=objectives,
         max_context_tokens=max_context_tokens,
         correction=correction,
+        prompts=prompts,
     )[0]
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from medley_planner.capacity import Capacity
 from medley_planner.fleet import CapacityType, Pool, Role, Service, Variant
 from medley_planner.headroom import queue_of, waiting_probability
+from medley_planner.percentiles import PromptMix
 from medley_planner.result import BucketShare, MixEntry, Outcome, ServicePlan
 from medley_planner.variants import CapacityFunction
 from medley_planner.violations import LOAD_TOLERANCE, Violation
@@ -53,6 +54,7 @@ class Serving:
             objectives=service.objectives,
             max_context_tokens=service.max_context_tokens,
             correction=service.correction(gpu, variant.parallelism),
+            prompts=PromptMix.of(service.sizes),
         )
 
 

@@ -14,6 +14,7 @@ from medley_planner.fleet import Objectives, Parallelism, Role
 from medley_planner.gpus import GPUType
 from medley_planner.latency import Latency
 from medley_planner.models import ModelArchitecture, ThroughputPoint
+from medley_planner.percentiles import PromptMix
 
 MEMORY_TOO_SMALL = "MemoryTooSmall"
 """The GPUs cannot hold the weights and the cache of one request of the configured length."""
@@ -75,6 +76,7 @@ class Question:
         role: Which part of a request the replica computes.
         objectives: Latencies to keep.
         context_tokens: Longest input and output together that the engine is configured for.
+        prompts: What the replica gets together with the sizes asked about; None where that is not known.
     """
 
     model: ModelArchitecture
@@ -85,6 +87,7 @@ class Question:
     role: Role
     objectives: Objectives
     context_tokens: int
+    prompts: PromptMix | None = None
 
 
 class Estimator(Protocol):

@@ -41,6 +41,7 @@ class ByMeasurement:
             parallelism=question.parallelism,
             sizes=sizes,
             objectives=question.objectives,
+            prompts=question.prompts,
         )
         suffix = PERCENTILES_ESTIMATED if question.objectives.at_percentiles else ""
         return tuple(
@@ -67,7 +68,13 @@ class ByRoofline:
     def estimate(self, question: Question, sizes: Sequence[Size]) -> tuple[Capacity | None, ...]:
         """A capacity for every size."""
         rates = sustained_rates(
-            question.model, question.gpu, question.parallelism, sizes, question.objectives, role=question.role
+            question.model,
+            question.gpu,
+            question.parallelism,
+            sizes,
+            question.objectives,
+            role=question.role,
+            prompts=question.prompts,
         )
         found: list[Capacity] = []
         columns = (rates.requests_per_second.tolist(), rates.concurrency.tolist(), rates.idle, rates.loaded)

@@ -28,6 +28,7 @@ from medley_planner.fleet import Objectives, Parallelism
 from medley_planner.gpus import GPUType
 from medley_planner.latency import Latency
 from medley_planner.models import ModelArchitecture, ThroughputPoint
+from medley_planner.percentiles import PromptMix
 from medley_planner.roofline import percentile_ratios, sustained_rates
 from medley_planner.step_time import StepTime
 
@@ -145,12 +146,13 @@ def measured_rates(
     parallelism: Parallelism,
     sizes: Sequence[Size],
     objectives: Objectives,
+    prompts: PromptMix | None = None,
 ) -> tuple[MeasuredRate, ...]:
     """The largest rate within the objectives at each size, from at least one measured curve."""
     means = curves
     if objectives.at_percentiles:
         times = StepTime(model, gpu, parallelism)
-        curves = {size: _at_percentiles(curve, size, times, objectives) for size, curve in curves.items()}
+        curves = {size: _at_percentiles(curve, size, times, objectives, prompts) for size, curve in curves.items()}
     rates = {size: curve.rate_within(objectives) for size, curve in curves.items()}
     inside = {size: rates[size] * curve.residence_s(rates[size], size[1]) for size, curve in means.items()}
     outside = [size for size in sizes if size not in rates and _rectangle(size, rates) is None]
@@ -286,11 +288,13 @@ def _parallelism(point: ThroughputPoint) -> Parallelism:
     return Parallelism(point.tensor_parallel, point.pipeline_parallel, point.data_parallel)
 
 
-def _at_percentiles(curve: LoadCurve, size: Size, times: StepTime, objectives: Objectives) -> LoadCurve:
+def _at_percentiles(
+    curve: LoadCurve, size: Size, times: StepTime, objectives: Objectives, prompts: PromptMix | None
+) -> LoadCurve:
     """A curve of means as one of percentiles, where the objectives are at some."""
     pairs = zip(curve.rates_rps, curve.time_per_output_token_s, strict=True)
     batches = [rate * (size[1] - 1) * per_token_s for rate, per_token_s in pairs]
-    per_token, first_token = percentile_ratios(times, size, batches, objectives)
+    per_token, first_token = percentile_ratios(times, size, batches, objectives, prompts)
     return LoadCurve(
         curve.rates_rps,
         tuple(mean_s * ratio for mean_s, ratio in zip(curve.time_per_output_token_s, per_token, strict=True)),

@@ -6,19 +6,39 @@ Formulae and their sources: docs/formulation-capacity.md, "Percentiles".
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
 
+from medley_planner.sizes import SizeHistogram
+
 FloatArray = npt.NDArray[np.float64]
 
-PROMPT_SCV = 1.0
-"""Squared coefficient of variation of the time that a prompt computes.
 
-It is 0 for prompts of one size and 1 for exponential ones; prompts in public traces lie around 1, and a replica serves
-more sizes than the one that is being judged.
-"""
+@dataclass(frozen=True)
+class PromptMix:
+    """The prompts that a replica gets, as far as waiting for them depends on it.
+
+    Args:
+        mean_tokens: Mean size.
+        squared_cv: Variance of their sizes over the square of the mean; 0 for prompts of one size.
+    """
+
+    mean_tokens: float
+    squared_cv: float
+
+    @classmethod
+    def of(cls, sizes: SizeHistogram) -> PromptMix:
+        """The prompts of a service."""
+        mean = math.fsum(bucket.weight * bucket.input_tokens for bucket in sizes.buckets)
+        second = math.fsum(bucket.weight * bucket.input_tokens**2 for bucket in sizes.buckets)
+        return cls(mean, max(0.0, second / mean**2 - 1))
+
+
+UNKNOWN_SQUARED_CV = 1.0
+"""Where only one size is known of the prompts: they are taken to vary around it as exponential ones."""
 
 _LOADS: FloatArray = np.append(np.geomspace(1e-4, 0.95, 2000), 1 - 0.05 * np.exp2(-np.arange(1, 32 * 32) / 32))
 """Loads of up to 1 − 10⁻¹¹, closer to each other towards 0 and towards 1."""
@@ -43,13 +63,13 @@ def mean_within(count: FloatArray, percentile: float | None) -> FloatArray:
     return np.asarray(((np.sqrt(z * z + 4 * count) - z) / 2) ** 2)
 
 
-def waiting_services(load: FloatArray, percentile: float | None) -> FloatArray:
+def waiting_services(load: FloatArray, percentile: float | None, squared_cv: float = UNKNOWN_SQUARED_CV) -> FloatArray:
     """How long a prompt waits in a queue with one server, in mean service times; infinite from a load of 1 on.
 
     With Poisson arrivals the mean is Pollaczek's and Khinchine's, ρ·(1 + c²) / 2(1 − ρ). The tail is taken as
     exponential with the slope of heavy traffic, P(W > t) = ρ·exp(−2(1 − ρ)t / (1 + c²)), exact for exponential service.
     """
-    spread = (1 + PROMPT_SCV) / 2
+    spread = (1 + squared_cv) / 2
     busy = np.clip(load, 0.0, None)
     idle = np.maximum(1 - busy, 0.0)
     if percentile is None:
@@ -62,12 +82,12 @@ def waiting_services(load: FloatArray, percentile: float | None) -> FloatArray:
     return np.asarray(waiting)
 
 
-def largest_load(services: FloatArray, percentile: float | None) -> FloatArray:
+def largest_load(services: FloatArray, percentile: float | None, squared_cv: float = UNKNOWN_SQUARED_CV) -> FloatArray:
     """The largest load at which a prompt waits for at most so many mean service times; 0 where that is negative."""
     # At a percentile nobody waits up to this load.
     free = 0.0 if percentile is None else 1 - percentile / 100
     loads = np.append(free, _LOADS[free < _LOADS])
-    load = np.interp(services, waiting_services(loads, percentile), loads)
+    load = np.interp(services, waiting_services(loads, percentile, squared_cv), loads)
     return np.asarray(np.where(services < 0, 0.0, load))
 
 

@@ -25,7 +25,14 @@ from medley_planner.gpus import GPUType
 from medley_planner.latency import Latency
 from medley_planner.memory import ReplicaMemory
 from medley_planner.models import ModelArchitecture
-from medley_planner.percentiles import count_at, largest_load, mean_within, waiting_services
+from medley_planner.percentiles import (
+    UNKNOWN_SQUARED_CV,
+    PromptMix,
+    count_at,
+    largest_load,
+    mean_within,
+    waiting_services,
+)
 from medley_planner.step_budget import DEFAULT_STEP_TOKENS
 from medley_planner.step_time import StepTime
 
@@ -75,11 +82,13 @@ def sustained_rates(
     objectives: Objectives,
     *,
     role: Role = Role.SHARED,
+    prompts: PromptMix | None = None,
 ) -> SustainedRates:
     """The largest rates that one replica sustains within the objectives, for each (input tokens, output tokens).
 
     Mean objectives are those of a steady state in which nothing waits in a queue, as headroom for bursts is the plan's;
     objectives at percentiles allow for prompts that wait for each other, and for a batch that fluctuates.
+    Prompts wait for those of `prompts`, without it for prompts like their own.
     Every size must fit into the cache (`medley_planner.memory.too_small`).
     """
     state = SteadyState.of(StepTime(model, gpu, parallelism), sizes, role)
@@ -89,10 +98,10 @@ def sustained_rates(
     if first_token_s is not None and judged:
         rho = np.minimum(rho, rho_within(state.first_token_s, first_token_s))
         if percentile is not None:
-            rho = np.where(state.decoded > 0, state.rho_within_wait(rho, first_token_s, percentile), rho)
+            rho = np.where(state.decoded > 0, state.rho_within_wait(rho, first_token_s, percentile, prompts), rho)
     rates, best = state.largest_rates(rho)
     if first_token_s is not None and judged and (percentile is not None or role is Role.PREFILL):
-        rates = np.where(state.decoded > 0, rates, state.prefill_rates(rho, first_token_s, percentile))
+        rates = np.where(state.decoded > 0, rates, state.prefill_rates(rho, first_token_s, percentile, prompts))
     rates = np.where(rho > 0, rates * state.units, 0.0)
     inside = np.where(rates > 0, rates * state.residence_s(best), 0.0)
     return SustainedRates(rates, inside, state.idle, state.latencies(best))
@@ -196,33 +205,50 @@ class SteadyState:
         both = zip(per_token_s.tolist(), _at(self.first_token_s, rho).tolist(), strict=True)
         return tuple(Latency(*latencies) for latencies in both)
 
-    def waiting_s(self, rho: FloatArray, percentile: float | None) -> FloatArray:
+    def waiting_s(self, rho: FloatArray, percentile: float | None, prompts: PromptMix | None = None) -> FloatArray:
         """Time to the first token at one ρ for each size, with the wait for prompts that came before."""
         prompt_s = _at(self.prompt_s, rho)
+        others_s, squared_cv = self._others(prompt_s, prompts)
         load = np.where(rho > 0, rho / _at(self.step_s, rho), 0.0) * prompt_s
         with np.errstate(invalid="ignore"):
-            waited = np.where(prompt_s > 0, waiting_services(load, percentile) * prompt_s, 0.0)
+            waited = np.where(prompt_s > 0, waiting_services(load, percentile, squared_cv) * others_s, 0.0)
         return _at(self.first_token_s, rho) + waited
 
-    def rho_within_wait(self, rho: FloatArray, first_token_s: float, percentile: float) -> FloatArray:
+    def rho_within_wait(
+        self, rho: FloatArray, first_token_s: float, percentile: float, prompts: PromptMix | None = None
+    ) -> FloatArray:
         """The largest ρ up to `rho` at which this percentile of prompts has its first token in time."""
         low, high = np.zeros_like(rho), rho
-        within = self.waiting_s(rho, percentile) <= first_token_s
+        within = self.waiting_s(rho, percentile, prompts) <= first_token_s
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
-            holds = self.waiting_s(middle, percentile) <= first_token_s
+            holds = self.waiting_s(middle, percentile, prompts) <= first_token_s
             low, high = np.where(holds, middle, low), np.where(holds, high, middle)
         return np.where(within, rho, low)
 
-    def prefill_rates(self, rho: FloatArray, first_token_s: float, percentile: float | None) -> FloatArray:
+    def prefill_rates(
+        self, rho: FloatArray, first_token_s: float, percentile: float | None, prompts: PromptMix | None = None
+    ) -> FloatArray:
         """The largest rates per unit of requests of which nothing is decoded; prompts that wait count.
 
         ρ says how many prompts share a step, and the load for how much of its time the replica computes at all.
         """
         service_s = self.step_s / _RHO
-        slack = (first_token_s - self.first_token_s) / service_s
-        rates = np.where(rho[:, None] >= _RHO, largest_load(slack, percentile) / service_s, 0.0)
+        others_s, squared_cv = self._others(service_s, prompts)
+        slack = (first_token_s - self.first_token_s) / others_s
+        rates = np.where(rho[:, None] >= _RHO, largest_load(slack, percentile, squared_cv) / service_s, 0.0)
         return np.asarray(np.max(rates, axis=1))
+
+    def _others(self, own_s: FloatArray, prompts: PromptMix | None) -> tuple[FloatArray, float]:
+        """The time of the prompts that one waits for, and how much it varies, from the time of its own.
+
+        A prompt's time is taken as proportional to its tokens.
+        """
+        if prompts is None:
+            return own_s, UNKNOWN_SQUARED_CV
+        tokens = np.maximum(self.prompts, 1.0)
+        ratio = prompts.mean_tokens / tokens
+        return own_s * (ratio if own_s.ndim == 1 else ratio[:, None]), prompts.squared_cv
 
     def largest_rates(self, rho: FloatArray) -> tuple[FloatArray, FloatArray]:
         """The largest rates per unit over all ρ up to the given ones, and where they are: engines may run below limits.
@@ -251,7 +277,11 @@ class SteadyState:
 
 
 def percentile_ratios(
-    times: StepTime, size: tuple[int, int], batches: Sequence[float], objectives: Objectives
+    times: StepTime,
+    size: tuple[int, int],
+    batches: Sequence[float],
+    objectives: Objectives,
+    prompts: PromptMix | None = None,
 ) -> tuple[list[float], list[float]]:
     """How much longer than the mean the objectives' percentiles are, for output tokens and for the first token.
 
@@ -260,6 +290,7 @@ def percentile_ratios(
         size: Input and output tokens of the requests.
         batches: Requests that decode at once on the whole replica; one ratio is given for each.
         objectives: The percentiles; ratios are 1 where there is none.
+        prompts: What else the replica gets; None is prompts of this size.
     """
     state = SteadyState.of(times, [size] * len(batches))
     decoded = np.maximum(state.decoded, 1.0)
@@ -271,7 +302,7 @@ def percentile_ratios(
     per_token = _at(state.step_s, often) / _at(state.step_s, rho)
     if objectives.time_to_first_token_percentile is None:
         return per_token.tolist(), [1.0] * len(batches)
-    waiting_s = state.waiting_s(rho, objectives.time_to_first_token_percentile)
+    waiting_s = state.waiting_s(rho, objectives.time_to_first_token_percentile, prompts)
     return per_token.tolist(), (waiting_s / _at(state.first_token_s, rho)).tolist()
 
 

@@ -17,6 +17,7 @@ from medley_planner.fleet import GROUP_SIZES, Objectives, Parallelism, Pool, Rol
 from medley_planner.gpus import GPUType
 from medley_planner.memo import Hashed, Memo
 from medley_planner.models import ModelArchitecture, ThroughputPoint
+from medley_planner.percentiles import PromptMix
 from medley_planner.result import Rejection
 from medley_planner.sizes import Bucket
 
@@ -39,6 +40,7 @@ class CapacityFunction(Protocol):
         objectives: Objectives,
         max_context_tokens: int | None,
         correction: float,
+        prompts: PromptMix | None = None,
     ) -> tuple[Capacity, ...]:
         """The capacity of one replica for requests of each (input tokens, output tokens), in the order given.
 
@@ -53,6 +55,7 @@ class CapacityFunction(Protocol):
             objectives: Latencies to keep.
             max_context_tokens: What the engine is configured for; None is what the model was made for.
             correction: Multiplies every rate: what was observed live over what is estimated.
+            prompts: What the replica gets together with these sizes; None is prompts of the size that is judged.
         """
         ...
 
@@ -198,6 +201,7 @@ def _capacities(
         objectives=service.objectives,
         max_context_tokens=service.max_context_tokens,
         correction=1.0,
+        prompts=PromptMix.of(service.sizes),
     )
 
 
@@ -236,7 +240,7 @@ class Remembered:
         self._capacity_of = capacity_of
         self._known: dict[tuple[object, ...], Capacity] = {}
         for service, found in self._services:
-            within = (id(service.objectives), service.max_context_tokens)
+            within = (id(service.objectives), service.max_context_tokens, PromptMix.of(service.sizes))
             served = (id(service.model), id(service.measurements), service.engine, *within)
             for candidate in found.usable:
                 gpu, parallelism = gpus[candidate.variant.pool], candidate.variant.parallelism
@@ -259,9 +263,10 @@ class Remembered:
         objectives: Objectives,
         max_context_tokens: int | None,
         correction: float,
+        prompts: PromptMix | None = None,
     ) -> tuple[Capacity, ...]:
         """The capacity of one replica for requests of each size, in the order given."""
-        served = (id(model), id(measurements), engine, id(objectives), max_context_tokens)
+        served = (id(model), id(measurements), engine, id(objectives), max_context_tokens, prompts)
         replica = (id(gpu), parallelism, role, correction)
         keys = [(*served, *replica, size) for size in sizes]
         if all(key in self._known for key in keys):
@@ -277,4 +282,5 @@ class Remembered:
             objectives=objectives,
             max_context_tokens=max_context_tokens,
             correction=correction,
+            prompts=prompts,
         )

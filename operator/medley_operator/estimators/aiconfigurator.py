@@ -271,7 +271,9 @@ def _percentile_shares(question: Question, sizes: Sequence[Size]) -> list[float]
         return [1.0] * len(sizes)
     means = Objectives(objectives.time_per_output_token_s, objectives.time_to_first_token_s)
     asked, eased = (
-        sustained_rates(question.model, question.gpu, question.parallelism, sizes, which).requests_per_second.tolist()
+        sustained_rates(
+            question.model, question.gpu, question.parallelism, sizes, which, prompts=question.prompts
+        ).requests_per_second.tolist()
         for which in (objectives, means)
     )
     return [one / other if other > 0 else 0.0 for one, other in zip(asked, eased, strict=True)]
