@@ -8,7 +8,7 @@ from pydantic import Field
 
 from medley_operator.api.base import ATOMIC_LIST, Integer, Number, StatusModel, map_list
 from medley_operator.api.conditions import Condition
-from medley_planner.fleet import Parallelism, Variant
+from medley_planner.fleet import Parallelism, Role, Variant
 
 Timestamp = Annotated[str, Field(max_length=64, json_schema_extra={"format": "date-time"})]
 Sentence = Annotated[str, Field(max_length=4096)]
@@ -27,6 +27,8 @@ class VariantRow(StatusModel):
     """Stages of its pipeline."""
     data_parallel: Integer = Field(1, ge=1, le=16)
     """Its data parallel ranks."""
+    role: Literal["prefill", "decode"] | None = None
+    """The part of requests that it computes: the prompt, or the output tokens after the first. Default: all of it."""
 
     @property
     def parallelism(self) -> Parallelism:
@@ -36,7 +38,7 @@ class VariantRow(StatusModel):
     @property
     def variant(self) -> Variant:
         """The variant."""
-        return Variant.of(self.pool, self.parallelism)
+        return Variant.of(self.pool, self.parallelism, Role.SHARED if self.role is None else Role(self.role))
 
 
 class PlanEntry(VariantRow):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from medley_operator.api.gpupool import GPUPool
 from medley_operator.api.llmservice import PoolScaling
@@ -26,6 +27,7 @@ from medley_planner.fleet import (
     Objectives,
     Pool,
     ReplicaBounds,
+    Role,
     Service,
     Stock,
     Variant,
@@ -166,14 +168,14 @@ def plan_status(plan: ServicePlan, gpu_types: Mapping[str, str], model_source: s
         rejected=tuple(
             PlanRejection(
                 pool=rejection.variant.pool,
-                **_sizes(rejection.variant),
+                **_row(rejection.variant),
                 reason=rejection.reason,
                 detail=_clipped(rejection.detail),
             )
             for rejection in plan.rejected[:MAX_ROWS]
         ),
         capacity_sources=tuple(
-            PlanCapacitySource(pool=variant.pool, **_sizes(variant), source=source)
+            PlanCapacitySource(pool=variant.pool, **_row(variant), source=source)
             for variant, source in plan.capacity_source[:MAX_ROWS]
         ),
         model_source=model_source,
@@ -199,12 +201,13 @@ def _objectives(resolved: ResolvedService) -> Objectives:
     )
 
 
-def _sizes(variant: Variant) -> dict[str, int]:
-    """The fields of a row of the status that say how a replica's GPUs share the work."""
+def _row(variant: Variant) -> dict[str, Any]:
+    """The fields of a row of the status that say how a replica's GPUs share the work, and which part of it they do."""
     return {
         "tensor_parallel": variant.tensor_parallel,
         "pipeline_parallel": variant.pipeline_parallel,
         "data_parallel": variant.data_parallel,
+        "role": None if variant.role is Role.SHARED else variant.role.value,
     }
 
 
@@ -216,7 +219,7 @@ def _entry(entry: MixEntry, gpu_types: Mapping[str, str]) -> PlanEntry:
     return PlanEntry(
         pool=entry.variant.pool,
         gpu=gpu_types.get(entry.variant.pool, ""),
-        **_sizes(entry.variant),
+        **_row(entry.variant),
         replicas=entry.replicas,
         gpus=entry.gpus,
         cost_per_hour=_money(entry.cost_usd_per_hour),

@@ -124,6 +124,15 @@ class PlannedFleet:
                 }
                 for pool in self.pools
             ],
+            "shadowPrices": [
+                {
+                    "pool": each.pool,
+                    "perGPUHour": round(each.usd_per_gpu_hour, 4),
+                    "servedPerSecond": float(f"{each.served_rps:.6g}"),
+                    "detail": each.detail,
+                }
+                for each in self.fleet.shadow_prices
+            ],
             "unplanned": list(self.unplanned),
             "notes": list(self.notes),
             **({} if self.sensitivity is None else {"sensitivity": sensitivity_manifest(self.sensitivity)}),

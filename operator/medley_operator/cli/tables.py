@@ -11,11 +11,16 @@ from rich.table import Table
 from rich.text import Text
 
 from medley_operator.api.llmservice import Latency, LLMService
-from medley_operator.api.llmservice_status import PlanAlternative, PlanBinding, PlanRejection, PlanStatus
+from medley_operator.api.llmservice_status import (
+    PlanAlternative,
+    PlanBinding,
+    PlanRejection,
+    PlanStatus,
+    VariantRow,
+)
 from medley_operator.cli.columns import columns, money
 from medley_operator.cli.planning import FEASIBLE, PlannedFleet
 from medley_operator.cli.sensitivity import sensitivity_tables
-from medley_planner.fleet import Parallelism
 
 MAX_ALTERNATIVES = 8
 
@@ -27,6 +32,9 @@ def fleet_tables(planned: PlannedFleet) -> RenderableType:
         parts += [service_headline(each.service), Padding(plan_tables(each.plan), (0, 0, 1, 2), expand=False)]
     if len(planned.services) > 1 or planned.fleet.nearest_feasible_cap_usd_per_hour is not None:
         parts += [_fleet_summary(planned), Text()]
+    if planned.fleet.shadow_prices:
+        worth = [Text.assemble(("worth: ", "yellow"), each.detail) for each in planned.fleet.shadow_prices]
+        parts += [*worth, Text()]
     if planned.sensitivity is not None:
         parts.append(sensitivity_tables(planned.sensitivity, alone=len(planned.services) == 1))
     parts += [Text(f"note: {note}", style="dim") for note in planned.notes]
@@ -54,14 +62,17 @@ def _limit_text(objective: Latency) -> str:
     return f"{at}≤ {objective.milliseconds:g} ms"
 
 
-def replica_text(parallelism: Parallelism) -> str:
-    """How a replica's GPUs share the work: `1 GPU`, `tp2`, `tp2/dp4`."""
-    return "1 GPU" if parallelism.gpus == 1 else str(parallelism)
+def replica_text(row: VariantRow) -> str:
+    """How a replica's GPUs share the work, and which part of it they do: `1 GPU`, `tp2/dp4`, `tp2, prefill`."""
+    shared = "1 GPU" if row.parallelism.gpus == 1 else str(row.parallelism)
+    return shared if row.role is None else f"{shared}, {row.role}"
 
 
-def _gpus_text(parallelism: Parallelism) -> str:
-    """How many GPUs a replica has, and how they share the work where it is not every matrix product."""
-    return str(parallelism.gpus) if parallelism.gpus == parallelism.tensor else f"{parallelism.gpus} ({parallelism})"
+def _gpus_text(row: VariantRow) -> str:
+    """How many GPUs a replica has, how they share the work where it is not every matrix product, and their part."""
+    told = [] if row.parallelism.gpus == row.parallelism.tensor else [str(row.parallelism)]
+    told += [] if row.role is None else [row.role]
+    return f"{row.parallelism.gpus} ({', '.join(told)})" if told else str(row.parallelism.gpus)
 
 
 def plan_tables(plan: PlanStatus) -> RenderableType:
@@ -96,7 +107,7 @@ def _mix_table(plan: PlanStatus) -> Table:
             entry.pool,
             entry.gpu,
             str(entry.replicas),
-            _gpus_text(entry.parallelism),
+            _gpus_text(entry),
             money(entry.cost_per_hour),
             f"{100 * entry.utilisation:.0f} %",
             sources.get(entry.variant, ""),
@@ -141,10 +152,10 @@ def _rejections_table(rejected: Sequence[PlanRejection]) -> Table:
     """Variants that are not in the mix; those of a pool with the same reason share a row."""
     table = columns("not in the mix", "because")
     table.add_column("")
-    ordered = sorted(rejected, key=lambda row: (row.pool, row.reason, row.parallelism))
+    ordered = sorted(rejected, key=lambda row: (row.pool, row.reason, row.role or "", row.parallelism))
     for (pool, reason), rows in groupby(ordered, key=lambda row: (row.pool, row.reason)):
         same = list(rows)
-        sizes = ", ".join(_gpus_text(row.parallelism) for row in same)
+        sizes = ", ".join(_gpus_text(row) for row in same)
         table.add_row(f"{pool} × {sizes}", reason, same[0].detail)
     return table
 

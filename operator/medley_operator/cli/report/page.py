@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -132,7 +132,7 @@ class ServiceSection:
                 entry.pool,
                 entry.gpu,
                 f"{entry.replicas:,}",
-                replica_text(entry.parallelism),
+                replica_text(entry),
                 f"{entry.gpus:,}",
                 money(entry.cost_per_hour),
                 f"{100 * entry.utilisation:.0f} %",
@@ -145,8 +145,7 @@ class ServiceSection:
     def rejected(self) -> tuple[RejectionRow, ...]:
         """What is not in the mix."""
         return tuple(
-            RejectionRow(each.pool, replica_text(each.parallelism), each.reason, each.detail)
-            for each in self.plan.rejected
+            RejectionRow(each.pool, replica_text(each), each.reason, each.detail) for each in self.plan.rejected
         )
 
 
@@ -156,6 +155,7 @@ class PoolRow:
 
     name: str
     gpu: str
+    capacity: str
     price: str
     used: str
     stock: str
@@ -174,6 +174,7 @@ class Page:
         plots: Plots of the whole fleet.
         turns: Where the plan changes with prices.
         notes: What it assumes.
+        worth: What one more GPU would be worth, as sentences.
     """
 
     title: str
@@ -183,7 +184,8 @@ class Page:
     pools: tuple[PoolRow, ...] = ()
     plots: tuple[Plot, ...] = ()
     turns: tuple[TurnRow, ...] = ()
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    worth: tuple[str, ...] = ()
 
 
 def plan_page(planned: PlannedFleet) -> Page:
@@ -200,6 +202,7 @@ def plan_page(planned: PlannedFleet) -> Page:
         Fact("services planned", f"{serving} of {len(planned.services)}"),
         Fact("GPUs", f"{sum(gpus for _, gpus in fleet.gpus_by_pool):,}"),
         Fact("solver", fleet.status.value),
+        *_beside_the_bill(fleet.reserved_usd_per_hour, fleet.risk_usd_per_hour),
     )
     drawn = sorted(planned.services, key=lambda each: (-each.plan.cost_per_hour, each.service.key))[:MAX_DRAWN_SERVICES]
     names = {each.service.key for each in drawn}
@@ -215,6 +218,7 @@ def plan_page(planned: PlannedFleet) -> Page:
         pools=_pool_rows(planned),
         plots=(stock_plot("stock", pool_uses(planned)),) if planned.pools else (),
         turns=tuple(TurnRow(*turn_words(turn, alone=len(planned.services) == 1)) for turn in holds.prices),
+        worth=tuple(each.detail for each in fleet.shadow_prices),
         notes=(*planned.notes, *_missing(unanswered, len(planned.services) - len(names))),
     )
 
@@ -238,10 +242,19 @@ def service_page(service: LLMService) -> Page:
         Fact("lower bound per hour", f"{money(plan.lower_bound)} $"),
         Fact("gap", f"{plan.gap_percent:g} %"),
         Fact("served", f"{plan.served_percent:g} %"),
+        *_beside_the_bill(plan.reserved_per_hour or 0.0, plan.interruption_cost_per_hour or 0.0),
         *(Fact(each.type, f"{each.status}: {each.reason}") for each in status.conditions),
     )
     notes = () if status.plan is not None else ("this plan is a recommendation: it is not acted on",)
     return Page(f"Medley: {service.key}", section.good, facts, (section,), notes=notes)
+
+
+def _beside_the_bill(reserved: float, interruptions: float) -> Iterator[Fact]:
+    """What is paid anyhow, and what only decides."""
+    if reserved > 0:
+        yield Fact("reserved GPUs in use, paid anyhow", f"{money(reserved)} $")
+    if interruptions > 0:
+        yield Fact("interruptions, expected", f"{money(interruptions)} $")
 
 
 def _missing(unanswered: int, not_drawn: int) -> Iterator[str]:
@@ -295,10 +308,12 @@ def pool_uses(planned: PlannedFleet) -> tuple[PoolUse, ...]:
 
 def _pool_rows(planned: PlannedFleet) -> tuple[PoolRow, ...]:
     used: Mapping[str, int] = dict(planned.fleet.gpus_by_pool)
+    kinds = {pool.name: pool.capacity_type.value for pool in planned.state.pools}
     return tuple(
         PoolRow(
             pool.name,
             pool.spec.gpu.type,
+            kinds[pool.name],
             money(pool.spec.price_per_gpu_hour),
             f"{used.get(pool.name, 0):,}",
             "without end" if (stock := planned.stock(pool)) is None else f"{stock:,}",
