@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from medley_planner.assemble import Prepared, Shortage
-from medley_planner.cheapest import solve_pruned, within_bounds
-from medley_planner.coalitions import Coalition
+from medley_planner.cheapest import within_bounds
+from medley_planner.coalitions import Coalition, share
 from medley_planner.fleet import CapacityType, Pool, Service, Stock
 from medley_planner.memo import Memo
-from medley_planner.milp import Goal, Limits
-from medley_planner.problem import CostLimit, FleetProblem, stock_limits
+from medley_planner.milp import Limits
+from medley_planner.problem import CostLimit
 from medley_planner.result import Outcome
 from medley_planner.split import serves_all
 from medley_planner.wording import money
@@ -25,7 +25,8 @@ class OverBudget:
     """A fleet whose price cap does not pay for all.
 
     Args:
-        nearest_cap_usd_per_hour: The lowest cap that would do, what is kept included; rounded up to 10⁻⁴ $/h.
+        nearest_cap_usd_per_hour: The lowest cap that would do, what is kept included; rounded up to 10⁻⁴ $/h. For a
+            large fleet, the bill of the best plan that was found in time, which would do as well.
         shortages: By name of each service that goes short.
     """
 
@@ -75,12 +76,14 @@ def over_budget(
         limits: Gap and time of a solve.
         memo: Keeps solutions by problem.
     """
-    problems = tuple(each.problem for each in members)
-    uncapped = FleetProblem(problems, stock_limits(problems, stock))
-    least = solve_pruned(uncapped, Goal.LEAST_BILL, limits, memo)
-    if not least.found:
+    by_bill = {each.service.name: replace(each.problem.fresh(), prices=each.problem.billed) for each in members}
+    least = share(by_bill, stock, limits, memo)
+    whole = not any(part.short for part in least.coalitions) and all(
+        within_bounds(by_bill[name], mix) and serves_all(by_bill[name], mix, memo) for name, mix in least.mixes.items()
+    )
+    if not whole:
         return None
-    bill = math.fsum(problem.bill(mix) for problem, mix in zip(problems, least.replicas, strict=True))
+    bill = math.fsum(by_bill[name].bill(mix) for name, mix in least.mixes.items())
     kept = cap_usd_per_hour - left.usd_per_hour
     nearest = math.ceil((bill + kept) * _CAP_STEPS_PER_USD - 1e-3) / _CAP_STEPS_PER_USD
     message = f"the fleet's price cap of {money(cap_usd_per_hour)} is too low: {money(nearest)} would do"
