@@ -35,7 +35,7 @@ from rich.table import Table
 
 from medley_bench.report import Row
 from medley_bench.silicon import Group, Point, groups_of, points, sample_path
-from medley_planner.roofline import MAX_SEQUENCES, SteadyState
+from medley_planner.steady_state import MAX_SEQUENCES, SteadyState
 from medley_planner.step_time import StepTime
 
 SEED = 20261122

@@ -11,7 +11,8 @@ from medley_planner.gpus import gpu_type
 from medley_planner.known_models import known_models
 from medley_planner.models import ThroughputPoint
 from medley_planner.percentiles import count_at, deviations, largest_load, mean_within, waiting_services
-from medley_planner.roofline import SteadyState, sustained_rates
+from medley_planner.roofline import sustained_rates
+from medley_planner.steady_state import SteadyState
 from medley_planner.step_time import StepTime
 
 LLAMA = known_models()["meta-llama/Llama-3.1-8B-Instruct"]

@@ -9,7 +9,8 @@ from medley_planner.fleet import Objectives, Parallelism, Role
 from medley_planner.gpus import GPUType
 from medley_planner.memory import ReplicaMemory
 from medley_planner.models import ModelArchitecture
-from medley_planner.roofline import KEY_VALUE_TRANSFER_BYTES_PER_S, SteadyState, sustained_rates
+from medley_planner.roofline import sustained_rates
+from medley_planner.steady_state import KEY_VALUE_TRANSFER_BYTES_PER_S, SteadyState
 from medley_planner.step_budget import STEP_TOKENS, step_budget_tokens
 from medley_planner.step_time import StepTime
 
