@@ -96,7 +96,8 @@ class Model(ApiModel):
     """The model's id: what clients send as `model`, and, unless source says otherwise, its repository on the Hugging
     Face hub. Immutable."""
     profile: ObjectName | None = None
-    """Name of the ModelProfile. Default: the one whose spec.model is this name."""
+    """Name of the ModelProfile. Default: the one whose spec.model is this name, else what Medley's catalogue of models
+    has for the repository."""
     source: ModelSource | None = None
     """Where the weights come from. Default: the repository `name` of the Hugging Face hub."""
     max_context_tokens: Integer | None = Field(None, ge=1, le=MAX_TOKENS)
