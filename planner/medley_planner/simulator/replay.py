@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from medley_planner.capacity import ROOFLINE, capacities
 from medley_planner.fleet import FleetState, Objectives, Pool, Role, Service, Variant
 from medley_planner.memory import ReplicaMemory
+from medley_planner.percentiles import PromptMix
 from medley_planner.result import BucketShare, FleetPlan, ServicePlan
 from medley_planner.roofline import (
     KEY_VALUE_TRANSFER_BYTES_PER_S,
@@ -245,9 +246,13 @@ def _stretch(service: Service, pool: Pool, variant: Variant, shares: Sequence[Bu
     sizes = [(share.input_tokens, share.output_tokens) for share in served]
     weights = [share.share / share.capacity_rps for share in served]
 
+    prompts = PromptMix.of(service.sizes)
+
     def excess(stretch: float) -> float:
         within = _stricter(service.objectives, stretch)
-        found = sustained_rates(service.model, pool.gpu, variant.parallelism, sizes, within, role=variant.role)
+        found = sustained_rates(
+            service.model, pool.gpu, variant.parallelism, sizes, within, role=variant.role, prompts=prompts
+        )
         rates = found.requests_per_second.tolist()
         if min(rates) <= 0:
             return -math.inf
@@ -284,6 +289,7 @@ def _at_once(service: Service, pool: Pool, kind: ReplicaKind) -> dict[tuple[int,
         objectives=service.objectives,
         max_context_tokens=service.max_context_tokens,
         correction=service.corrections.get((pool.gpu.name, kind.variant.parallelism), 1.0),
+        prompts=PromptMix.of(service.sizes),
     )
     return {
         size: max(1.0, each.concurrency / kind.units)
