@@ -26,6 +26,7 @@ from medley_planner.memo import Memo
 from medley_planner.outlook import outlook
 from medley_planner.plan import plan
 from medley_planner.result import ServicePlan
+from medley_planner.simulator.fit import fit
 from medley_planner.simulator.fit import replayed as replay
 from medley_planner.simulator.measures import Attainment
 from medley_planner.simulator.requests import Requests
@@ -151,6 +152,17 @@ def replayed(case: Case, service: Service, service_plan: ServicePlan, options: R
     cost = service_plan.cost_usd_per_hour
     found = replay(state, service.name, service_plan, requests, options, horizon_s=requests.span_s)
     return Replayed(_mix(service_plan), cost, found.objectives if found else (), attained=found is not None)
+
+
+def fitted(case: Case, options: RunOptions) -> Replayed | None:
+    """The fleet that `medley simulate --fit` proposes; None where no factor on the rate suffices."""
+    requests = requests_of(case.trace, case.speed)
+    state = FleetState((service_of(case),), pools())
+    found = fit(state, case.trace, requests, options, horizon_s=requests.span_s, memo=MEMO)
+    if found is None:
+        return None
+    plan_of_it = found.service_plan
+    return Replayed(_mix(plan_of_it), plan_of_it.cost_usd_per_hour, found.measures.objectives, attained=True)
 
 
 def _mix(service_plan: ServicePlan) -> tuple[tuple[Variant, int], ...]:

@@ -83,6 +83,21 @@ def arrivals(arrivals_s: Sequence[float] | FloatArray) -> Arrivals:
     return Arrivals(rate_rps, float(gaps.std() / gaps.mean()), grid_s, dispersion)
 
 
+def busy_rate_rps(arrivals_s: FloatArray, window_s: float, percent: float) -> float:
+    """The arrival rate of busy times: so many per cent of the requests come in windows whose rate is no higher.
+
+    Counted by requests, not by windows: it is in busy windows that most requests find themselves.
+
+    Args:
+        arrivals_s: Arrivals in seconds, at least 0.
+        window_s: Length of a window.
+        percent: Share of the requests, above 0 and below 100.
+    """
+    window = (np.asarray(arrivals_s) // window_s).astype(np.int64)
+    counts = np.bincount(window)
+    return float(np.percentile(counts[window], percent, method="inverted_cdf")) / window_s
+
+
 def _windows(grid_s: float | None) -> tuple[float, ...]:
     """Lengths of windows; on a grid, those that are long enough, rounded to whole ticks."""
     if grid_s is None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medley_planner.arrivals import Arrivals, arrivals
+from medley_planner.arrivals import Arrivals, arrivals, busy_rate_rps
 from medley_planner.traces import read_trace
 
 TRACES = Path(os.environ.get("MEDLEY_TRACES") or Path(__file__).parents[3] / "shared" / "traces")
@@ -90,3 +90,13 @@ def test_public_traces(name: str, rate_rps: float, gap_cv: float, grid_s: float 
     assert made.gap_cv == pytest.approx(gap_cv, abs=0.005)
     assert made.grid_s == (None if grid_s is None else pytest.approx(grid_s, abs=0.001))
     assert made.interarrival_cv == pytest.approx(1.70 if grid_s else gap_cv, abs=0.01)
+
+
+def test_the_busy_rate_is_what_most_requests_see() -> None:
+    """Nine calm windows of 10 requests and a busy one of 90: half of the requests come in the busy one."""
+    calm = [10.0 * window + place for window in range(9) for place in range(10)]
+    busy = [90.0 + place / 9 for place in range(90)]
+    times = np.array(calm + busy)
+    assert busy_rate_rps(times, 10.0, 50.0) == 1.0
+    assert busy_rate_rps(times, 10.0, 51.0) == 9.0
+    assert busy_rate_rps(times, 100.0, 99.0) == 1.8

@@ -84,6 +84,25 @@ def test_objectives_that_are_missed_end_with_status_1_and_say_so(trace: Path) ->
     assert "not kept: default/chat: time to first token: percentile 95 is" in result.stdout
 
 
+def test_the_rate_that_must_be_planned_for_is_found(trace: Path) -> None:
+    missed = answer("--rate", "20", "--duration", "100", "--fit")
+    assert not missed["attained"]
+    fit = missed["fit"]
+    assert fit["found"]
+    assert fit["rate"] == pytest.approx(6 * fit["factor"], rel=1e-3)
+    assert fit["factor"] > 1.5
+    assert all(each["attained"] for each in fit["objectives"])
+    assert fit["costPerHour"] > missed["costPerHour"]
+    kept = answer("--duration", "100", "--fit")["fit"]
+    assert kept["factor"] <= 1
+    assert "planned for" in medley("-f", str(CHAT), "--duration", "100", "--fit").stdout
+
+
+def test_a_rate_that_stock_cannot_serve_is_not_found() -> None:
+    missed = answer("--rate", "600", "--duration", "20", "--fit")
+    assert missed["fit"] == {"service": "default/chat", "found": False}
+
+
 def test_a_service_that_cannot_be_planned_ends_with_status_1(tmp_path: Path) -> None:
     result = medley("-f", changed(tmp_path, objectives={"timePerOutputToken": {"milliseconds": 1}}))
     assert result.exit_code == 1

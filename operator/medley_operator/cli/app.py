@@ -188,6 +188,9 @@ def simulate(
     steps: Annotated[
         StepBudget, typer.Option(help="Tokens of a step: the engine's default, or what medley plan advises.")
     ] = StepBudget.DEFAULT,
+    fit: Annotated[
+        bool, typer.Option("--fit", help="Also find the rate that must be planned for to keep the objectives.")
+    ] = False,
     output: Output = OutputFormat.TABLE,
     html: Annotated[Path | None, typer.Option(help="Also write the result with plots to this HTML file.")] = None,
 ) -> None:
@@ -208,6 +211,7 @@ def simulate(
         balancing=balancing,
         overflow=overflow,
         step_budget=steps,
+        fits=fit,
     )
     try:
         if html is not None:

@@ -17,6 +17,7 @@ from medley_operator.cli.planning import PlannedFleet
 from medley_operator.cli.workload import open_rated_trace
 from medley_planner.fleet import Service
 from medley_planner.presets import UnknownPresetError, preset
+from medley_planner.simulator.fit import FACTORS, Fit, fit
 from medley_planner.simulator.measures import Attainment, Distribution, ServiceMeasures, VariantMeasures
 from medley_planner.simulator.replay import FleetMeasures, simulate
 from medley_planner.simulator.requests import Requests, RequestsError
@@ -49,6 +50,7 @@ class Replay:
         balancing: Which replica of a variant gets a request.
         overflow: Whether a request whose variant is at its capacity goes to another one that can serve it.
         step_budget: How many tokens a step of the engines computes at most.
+        fits: Whether to find out what would have to be planned for, too.
     """
 
     trace: str | None = None
@@ -62,6 +64,20 @@ class Replay:
     balancing: Balancing = Balancing.LEAST_LOAD
     overflow: bool = True
     step_budget: StepBudget = StepBudget.DEFAULT
+    fits: bool = False
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a service would have to be planned for, to keep its objectives.
+
+    Args:
+        service: Its name.
+        found: The plan that keeps them; None where none of those tried does.
+    """
+
+    service: str
+    found: Fit | None
 
 
 @dataclass(frozen=True)
@@ -74,6 +90,7 @@ class SimulatedFleet:
         replay: What was simulated.
         horizon_s: The end of arrivals.
         notes: What the simulation assumes, as sentences.
+        fitted: What a service would have to be planned for; None where that was not asked.
     """
 
     planned: PlannedFleet
@@ -81,6 +98,7 @@ class SimulatedFleet:
     replay: Replay
     horizon_s: float
     notes: tuple[str, ...]
+    fitted: Fitted | None = None
 
     @property
     def attained(self) -> bool:
@@ -117,6 +135,7 @@ class SimulatedFleet:
             "plannedCostPerHour": _rounded(self.planned.fleet.cost_usd_per_hour),
             "shortcomings": list(self.shortcomings),
             "services": [_service_manifest(each) for each in self.measures.services],
+            **({} if self.fitted is None else {"fit": _fitted_manifest(self.fitted)}),
             "notes": list(self.notes),
         }
 
@@ -137,32 +156,41 @@ def simulate_planned(planned: PlannedFleet, replay: Replay, *, told: Told | None
     arriving, horizon_s, notes = _arriving(services, chosen, replay)
     runnable = {name: each for name, each in arriving.items() if planned.fleet.service(name).mix}
     notes += [f"{name} has no replicas, so it was not simulated" for name in sorted(arriving.keys() - runnable.keys())]
-    measures = simulate(
-        planned.state,
-        planned.fleet,
-        runnable,
-        RunOptions(
-            knowledge=replay.knowledge,
-            balancing=replay.balancing,
-            overflow=replay.overflow,
-            step_budget=replay.step_budget,
-            seed=replay.seed,
-            bin_s=max(horizon_s, 1e-6) / TIMELINE_BINS,
-        ),
-        horizon_s=horizon_s,
-        progress=told,
+    options = RunOptions(
+        knowledge=replay.knowledge,
+        balancing=replay.balancing,
+        overflow=replay.overflow,
+        step_budget=replay.step_budget,
+        seed=replay.seed,
+        bin_s=max(horizon_s, 1e-6) / TIMELINE_BINS,
     )
-    return SimulatedFleet(planned, measures, replay, horizon_s, (*planned.notes, *notes))
+    measures = simulate(planned.state, planned.fleet, runnable, options, horizon_s=horizon_s, progress=told)
+    fitted = None
+    if chosen is not None and replay.fits:
+        fitted = Fitted(chosen, _fit(planned, chosen, arriving[chosen], options, horizon_s=horizon_s, told=told))
+    return SimulatedFleet(planned, measures, replay, horizon_s, (*planned.notes, *notes), fitted)
+
+
+def _fit(
+    planned: PlannedFleet, name: str, requests: Requests, options: RunOptions, *, horizon_s: float, told: Told | None
+) -> Fit | None:
+    def tried(factor: float, cost: float, kept: bool) -> None:
+        del cost, kept
+        if told is not None:
+            told(f"{name} planned for more", FACTORS.index(factor) / len(FACTORS))
+
+    return fit(planned.state, name, requests, options, horizon_s=horizon_s, tried=tried)
 
 
 def _chosen(services: dict[str, Service], replay: Replay) -> str | None:
     """The service that the trace, preset or rate is for; None where none of these was given."""
-    if replay.service is None and replay.trace is None and replay.preset is None and replay.rate_rps is None:
+    given = (replay.service, replay.trace, replay.preset, replay.rate_rps)
+    if not replay.fits and all(each is None for each in given):
         return None
     if replay.service is None:
         if len(services) == 1:
             return next(iter(services))
-        raise _wrong("--service", f"says which of {', '.join(sorted(services))} the trace, preset or rate is for")
+        raise _wrong("--service", f"says which of {', '.join(sorted(services))} is meant")
     matching = [name for name in services if replay.service in (name, name.partition("/")[2])]
     if len(matching) != 1:
         problem = "is ambiguous" if matching else "is not among the services"
@@ -299,6 +327,25 @@ def _service_manifest(service: ServiceMeasures) -> dict[str, Any]:
         "endToEnd": _distribution_manifest(service.end_to_end),
         "variants": [_variant_manifest(each) for each in service.variants],
         "timeline": _timeline_manifest(service.timeline),
+    }
+
+
+def _fitted_manifest(fitted: Fitted) -> dict[str, Any]:
+    found = fitted.found
+    if found is None:
+        return {"service": fitted.service, "found": False}
+    return {
+        "service": fitted.service,
+        "found": True,
+        "factor": found.factor,
+        "rate": _rounded(found.rate_rps),
+        "costPerHour": _rounded(found.service_plan.cost_usd_per_hour),
+        "mix": [
+            {"pool": entry.variant.pool, "parallelism": str(entry.variant.parallelism), "replicas": entry.replicas}
+            for entry in found.service_plan.mix
+        ],
+        "objectives": [_attainment_manifest(each) for each in found.measures.objectives],
+        "tried": found.tried,
     }
 
 
