@@ -29,6 +29,7 @@ _HELP = {
     "batch_invariant": "every token is independent of its batch, bit for bit; --no-batch-invariant is faster",
     "arm_standbys": "attach and warm up the standbys of neighbouring sizes ahead of time (one memory only)",
     "standby_delay_s": "seconds after an operation until standbys are restored",
+    "load_window_s": "seconds of each of the three windows over which the objectives are judged",
     "auto_scale": "follow the load estimator's advice",
 }
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import sys
 import threading
 import time
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from medley_engine.memory.client import ManagerClient
 from medley_engine.memory.daemon import build_manager, serve
 from medley_engine.memory.journal import Journal
 from medley_engine.memory.mapping import Pool, VirtualRange
+from medley_engine.memory.peer import GlooEnd
 from medley_engine.placement import initial, rebalance
 
 ME = wire.Peer(os.getpid(), os.getuid())
@@ -69,6 +72,11 @@ def prepare(manager, name, size, *, shared=True, placement=None, wait=True):
 def item_bytes(manager, domain, key):
     extent = manager.store.copies[domain, key].extent
     return os.pread(manager.store.pools[f"weights/{domain}"].fd, extent.size, extent.offset)
+
+
+def resident_bytes(manager):
+    with manager.store.lock:
+        return sum(pool.resident_bytes for pool in manager.store.pools.values())
 
 
 def test_items_hold_exactly_the_bytes_of_the_checkpoint(folder):
@@ -251,6 +259,63 @@ def test_kv_blocks_are_copied_between_memories(folder):
     (moved,) = ask(manager, "kv_transfer", source="i/0", target="i/1", blocks=[block])[0]["blocks"]
     assert moved == 2
     assert os.pread(manager.store.pools["kv/device1/0"].fd, size, moved * size) == data
+
+
+def test_experts_that_leave_a_memory_are_given_back_one_by_one_and_survive_a_crash_and_an_abort(folder):
+    """Copying waits for the old rank to map the new copies; nothing is lost whatever happens then."""
+    keeper = Keeper()
+    manager = manager_for(folder, keeper)
+    prepare(manager, "one", 1, shared=False)
+    ask(manager, "commit", config="one")
+    before = resident_bytes(manager)
+    expert = manager.store.layout.expert_bytes
+    contents = item_bytes(manager, "device0", "expert/0/7")
+    ask(manager, "attach", config="one", rank=0, holder="old/0")
+    wish = {"config": "two", "topology": asdict(Topology(2, 1, False)), "placement": initial(2, 8, 2).layers}
+    report, _ = ask(manager, "prepare", early_release=True, **wish)
+    lent, peak, end = set(), 0, time.monotonic() + 20
+    while report["state"] != "prepared":
+        assert time.monotonic() < end, report
+        peak = max(peak, resident_bytes(manager))
+        items = report["leaving"].get("device0", [])
+        if items:
+            places, fds = ask(manager, "borrow", holder="old/0", items=items)
+            assert [place[0] for place in places["items"]] == items
+            assert len(fds) == 1
+            ask(manager, "give_back", holder="old/0", items=items)
+            lent |= set(items)
+        report, _ = ask(manager, "progress", config="two")
+    assert len(lent) >= 6, "all but the last few were given back while others were copied"
+    dense = sum(manager.store.layout.items[key].size_bytes for key in manager.store.layout.dense_keys(0))
+    assert peak <= before + dense + 2 * expert
+    assert not [key for key in manager.store.copies if key in {("device0", item) for item in lent}]
+
+    again = manager_for(folder, keeper, dict(keeper.fds))
+    assert set(again.store.holders["old/0"].borrowed) == lent
+    ask(again, "abandon", config="two")
+    ask(again, "detach", holder="old/0")
+    assert item_bytes(again, "device1", "expert/0/7") == contents, "the last copy stays while it is needed"
+    reply, fds = ask(again, "attach", config="one", rank=0, holder="new/0")
+    assert len(reply["items"]) == len(again.store.layout.rank_keys(Topology(1), initial(2, 8, 1), 0))
+    assert len(fds) == 3, "KV, its own memory, and the one that it borrows from"
+
+
+def test_gloo_moves_bytes_between_two_processes(tmp_path):
+    torch = pytest.importorskip("torch", reason="torch is not installed (extra: engine)")
+    data = os.urandom(3_000_000)
+    (tmp_path / "data").write_bytes(data)
+    code = (
+        "import sys, torch.distributed as dist; from medley_engine.memory.peer import GlooEnd; "
+        "end = GlooEnd(dist.FileStore(sys.argv[1] + '/store', 2), 1, chunk_bytes=1 << 20); "
+        "end.send(memoryview(open(sys.argv[1] + '/data', 'rb').read()))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2] / "engine")}
+    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], env=environment)
+    got = bytearray(len(data))
+    end = GlooEnd(torch.distributed.FileStore(str(tmp_path / "store"), 2), 0, chunk_bytes=1 << 20)
+    end.receive(memoryview(got))
+    assert child.wait(30) == 0
+    assert bytes(got) == data
 
 
 def test_only_this_user_with_the_token_is_let_in(folder, tmp_path):

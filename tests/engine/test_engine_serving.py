@@ -6,6 +6,8 @@ import asyncio
 
 import pytest
 
+from medley_engine.placement import copy_counts
+
 PROMPTS = [list(range(1, 40)), [5, 6, 7], list(range(100, 190)), [250, 3, 3, 9], [17] * 33]
 
 
@@ -51,3 +53,54 @@ async def test_streams_survive_growing_and_shrinking(engine, checkpoint, referen
     assert done >= 4
     status = await served.get("/scale")
     assert status["dataParallel"] == 1
+
+
+async def test_it_grows_when_objectives_are_missed_for_long_and_shrinks_when_it_is_idle(engine, checkpoint, reference):
+    folder = checkpoint()
+    prompt = PROMPTS[1]
+    expected = text_of(folder, reference(folder, prompt, 2))
+    options = {"auto_scale": True, "load_window_s": 1.5, "max_data_parallel": 2, "tpot_objective_s": 60.0}
+    for start, objective_s, end in ((1, 0.0, 2), (2, 60.0, 1)):
+        served = await engine(folder, data_parallel=start, ttft_objective_s=objective_s, **options)
+        stop, got = asyncio.Event(), set()
+
+        async def client(served=served, stop=stop, got=got):
+            while not stop.is_set():
+                got.add(await served.text(prompt, 2))
+
+        clients = [asyncio.create_task(client()) for _ in range(3)]
+        status = await served.until(lambda s, end=end: s["dataParallel"] == end and not s["operation"])
+        stop.set()
+        await asyncio.gather(*clients)
+        assert got == {expected}
+        assert [o["result"] for o in status["operations"]] == ["succeeded"]
+
+
+async def test_hot_experts_get_copies_under_load_and_no_token_changes(engine, checkpoint, reference):
+    folder, count, spare = checkpoint(), 40, 2
+    expected = text_of(folder, reference(folder, PROMPTS[4], count))
+    served = await engine(folder, data_parallel=2, max_data_parallel=2, shared_domain=False, spare_experts=spare)
+    for _ in range(2):
+        assert await served.text(PROMPTS[4], count) == expected
+    streams = [asyncio.create_task(served.text(PROMPTS[4], count)) for _ in range(4)]
+    operation = await served.scale(2, rebalance=True)
+    assert operation["phase"] == "succeeded", operation
+    assert [await stream for stream in streams] == [expected] * 4
+    status = await served.get("/scale")
+    layers = status["memory"]["configs"][status["config"]]["placement"]
+    copies = [[sum(expert in rank for rank in layer) for expert in range(8)] for layer in layers]
+    assert all(sum(layer) == 8 + spare for layer in copies)
+    assert any(tuple(layer) != copy_counts([1.0] * 8, 2, spare) for layer in copies), "placed by what was measured"
+    assert await served.text(PROMPTS[4], count) == expected
+
+
+async def test_copies_between_memories_may_go_through_gloo(engine, checkpoint, reference):
+    folder, count = checkpoint(), 30
+    expected = text_of(folder, reference(folder, PROMPTS[0], count))
+    served = await engine(folder, max_data_parallel=2, shared_domain=False, transport="gloo")
+    streams = [asyncio.create_task(served.text(PROMPTS[0], count)) for _ in range(2)]
+    operation = await served.scale(2)
+    assert operation["phase"] == "succeeded", operation
+    assert operation["details"]["plan"]["peerBytes"] > 0
+    assert [await stream for stream in streams] == [expected] * 2
+    assert await served.text(PROMPTS[0], count) == expected

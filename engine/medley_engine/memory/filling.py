@@ -21,9 +21,9 @@ from medley_engine.memory.records import UnknownNameError
 from medley_engine.memory.store import Store
 from medley_engine.transition import DiskCopy, PeerCopy, Transition
 
-_WINDOW_SHARE = 1 / 80
+_WINDOW_SHARE = 1 / 50
 """Of all pages, how much may lie in two memories at once while experts move."""
-_PATIENCE_S = 2.0
+_PATIENCE_S = 5.0
 """How long copying waits for the next page to be given back before it goes on regardless."""
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any, Protocol
 
 from medley_engine.memory.mapping import copy_memory
@@ -33,43 +36,54 @@ class MemoryTransport:
             copy_memory(address_of(target), address_of(source), len(source))
 
 
-class GlooTransport:
-    """Sends through gloo as two nodes would: a pair of endpoints in this process, connected over the loopback.
+class GlooEnd:
+    """One end of a pair that exchanges bytes over gloo, in whatever processes the two are.
 
-    It needs torch, which the manager otherwise does without, and exists so that the networked path is exercised on
-    one node.
+    It needs torch, which the manager otherwise does without.
     """
 
-    def __init__(self, chunk_bytes: int = 16 * 1024 * 1024) -> None:
-        import threading  # noqa: PLC0415
-        from datetime import timedelta  # noqa: PLC0415
-
+    def __init__(self, store: Any, rank: int, timeout_s: float = 60.0, chunk_bytes: int = 16 * 1024 * 1024) -> None:
         import torch.distributed  # noqa: PLC0415
 
         dist: Any = torch.distributed
-        self._torch = torch
-        self._chunk = chunk_bytes
+        options = dist.ProcessGroupGloo._Options()
+        options._devices = [dist.ProcessGroupGloo.create_device(hostname="127.0.0.1")]
+        options._timeout = timedelta(seconds=timeout_s)
+        self._torch, self._rank, self._chunk = torch, rank, chunk_bytes
+        self._group = dist.ProcessGroupGloo(dist.PrefixStore("peer", store), rank, 2, options)
+
+    def _chunks(self, view: memoryview) -> Iterator[Any]:
+        for start in range(0, len(view), self._chunk):
+            yield self._torch.frombuffer(view[start : start + self._chunk], dtype=self._torch.uint8)
+
+    def send(self, source: memoryview) -> None:
+        """Send bytes to the other end, which must receive as many."""
+        if source.readonly:
+            source = memoryview(bytearray(source))
+        for chunk in self._chunks(source):
+            self._group.send([chunk], 1 - self._rank, 0).wait()
+
+    def receive(self, target: memoryview) -> None:
+        """Fill a view with what the other end sends."""
+        for chunk in self._chunks(target):
+            self._group.recv([chunk], 1 - self._rank, 0).wait()
+
+
+class GlooTransport:
+    """Sends through gloo as two nodes would, with both ends in this process, connected over the loopback."""
+
+    def __init__(self) -> None:
+        import torch.distributed  # noqa: PLC0415
+
+        dist: Any = torch.distributed
         store = dist.HashStore()
-        made: dict[int, Any] = {}
-
-        def make(rank: int) -> None:
-            made[rank] = dist.ProcessGroupGloo(dist.PrefixStore("peer", store), rank, 2, timedelta(seconds=60))
-
-        threads = [threading.Thread(target=make, args=(rank,)) for rank in (0, 1)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        self._ends = made
+        with ThreadPoolExecutor(2) as threads:
+            # Each end waits for the other.
+            self._sender, self._receiver = threads.map(lambda rank: GlooEnd(store, rank), (0, 1))
+        self._receiving = ThreadPoolExecutor(1, thread_name_prefix="gloo-receive")
 
     def copy(self, source: memoryview, target: memoryview) -> None:
         """See :class:`PeerTransport`."""
-        torch = self._torch
-        if source.readonly:
-            source = memoryview(bytearray(source))
-        for start in range(0, len(source), self._chunk):
-            sent = torch.frombuffer(source[start : start + self._chunk], dtype=torch.uint8)
-            received = torch.frombuffer(target[start : start + self._chunk], dtype=torch.uint8)
-            incoming = self._ends[1].recv([received], 0, 0)
-            self._ends[0].send([sent], 1, 0).wait()
-            incoming.wait()
+        received = self._receiving.submit(self._receiver.receive, target)
+        self._sender.send(source)
+        received.result()

@@ -54,7 +54,7 @@ class Coordinator:
             metrics=self._metrics,
         )
         self._recovery = Recovery(settings, self._model, self._scaler)
-        objectives = Objectives(settings.ttft_objective_s, settings.tpot_objective_s)
+        objectives = Objectives(settings.ttft_objective_s, settings.tpot_objective_s, window_s=settings.load_window_s)
         self._estimator = LoadEstimator(objectives, time.monotonic())
         self._dispatcher.on_finished = self._observe
         self._scaler.on_changed = self._changed

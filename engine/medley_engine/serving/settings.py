@@ -42,6 +42,7 @@ class Settings:
     auto_scale: bool = False
     ttft_objective_s: float = 2.0
     tpot_objective_s: float = 0.5
+    load_window_s: float = 30.0
     # What follows exists to measure what each mechanism is worth, and to test failures.
     shared_pages: bool = True
     peer_copy: bool = True
