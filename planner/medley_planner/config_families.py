@@ -1,14 +1,14 @@
 """Model families: from the fields of a `config.json` to the shapes of all weights.
 
-Most decoders are one layout with a few switches (`Decoder`); the others have a function of their own.
+Most decoders are one layout with a few switches (`Decoder`); the others have a function of their own
+(`medley_planner.config_unlike`).
 What a switch means in a family was read off its published modelling code; where a config leaves a field out, the
 family's own default counts.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
@@ -21,17 +21,16 @@ from medley_planner.config_attention import (
     QueryKeyNorm,
     delta_net,
     grouped_attention,
-    head_size,
     hidden_size,
     latent_attention,
     layer_count,
     layer_kinds,
-    state_space,
     window,
 )
-from medley_planner.config_feed_forward import FeedForwards, dense, feed_forwards, relu_experts
-from medley_planner.config_fields import MAX_VOCABULARY, ConfigError, Fields
-from medley_planner.shapes import Attention, FeedForward, Layers, Transformer, Weights
+from medley_planner.config_feed_forward import FeedForwards, dense, feed_forwards
+from medley_planner.config_fields import ConfigError, Fields
+from medley_planner.config_unlike import chatglm, dbrx, falcon, nemotron_h, transformer_of, vocabulary
+from medley_planner.shapes import Attention, Transformer
 
 Reader = Callable[[Fields, int], Transformer]
 """From the fields and the context in tokens to the shapes."""
@@ -99,33 +98,13 @@ class Decoder:
         if LINEAR in kinds:
             made[LINEAR] = delta_net(fields)
         hidden = hidden_size(fields)
-        return _transformer(
+        return transformer_of(
             fields,
             tied=self.tied,
             layers=[(made.get(kind, made[FULL]), self.norms * hidden) for kind in kinds],
-            rest=self.last_norms * hidden + (_vocabulary(fields) if fields.flag("lm_head_bias", default=False) else 0),
+            rest=self.last_norms * hidden + (vocabulary(fields) if fields.flag("lm_head_bias", default=False) else 0),
             follow=self.feed_forwards(fields, len(kinds)),
         )
-
-
-def _transformer(
-    fields: Fields, *, tied: bool, layers: Iterable[tuple[Attention, int]], rest: int, follow: FeedForwards
-) -> Transformer:
-    """Layers one by one, counted by kind."""
-    kinds: Counter[tuple[Attention, FeedForward, int]] = Counter()
-    for (attention, norms), feed_forward in zip(layers, follow, strict=True):
-        kinds[attention, feed_forward, norms] += 1
-    return Transformer(
-        hidden_size=hidden_size(fields),
-        vocabulary=_vocabulary(fields),
-        tied=fields.flag("tie_word_embeddings", default=tied),
-        layers=tuple(Layers(count, *kind) for kind, count in kinds.items()),
-        rest=rest,
-    )
-
-
-def _vocabulary(fields: Fields) -> int:
-    return fields.integer("vocab_size", "padded_vocab_size", maximum=MAX_VOCABULARY)
 
 
 def _latent(fields: Fields, max_context_tokens: int) -> Transformer:
@@ -135,135 +114,12 @@ def _latent(fields: Fields, max_context_tokens: int) -> Transformer:
         raise fields.error("indexer_types", "indices that several layers share are not supported")
     hidden, layers = hidden_size(fields), layer_count(fields)
     attention = latent_attention(fields)
-    return _transformer(
+    return transformer_of(
         fields,
         tied=False,
         layers=[(attention, 2 * hidden)] * layers,
         rest=hidden,
         follow=feed_forwards(fields, layers),
-    )
-
-
-def _falcon(fields: Fields, max_context_tokens: int) -> Transformer:
-    """Falcon: attention and a feed-forward of 4 × the width in parallel; LayerNorms with biases, no other biases."""
-    del max_context_tokens
-    for name in ("bias", "alibi"):
-        if fields.flag(name, default=False):
-            raise fields.error(name, "is not supported")
-    hidden, layers = hidden_size(fields), layer_count(fields)
-    heads = fields.integer("num_attention_heads", "n_head", maximum=10_000)
-    new = fields.flag("new_decoder_architecture", default=False)
-    shared = fields.flag("multi_query", default=True) and not new
-    groups = 1 if shared else fields.integer("num_kv_heads", "n_head_kv", default=heads, maximum=10_000)
-    size = head_size(fields, heads)
-    two_norms = new and fields.integer("num_ln_in_parallel_attn", default=2) == 2
-    attention = Attention(
-        weights=Weights(2 * hidden * hidden + 2 * hidden * groups * size),
-        heads=heads,
-        key_value_heads=groups,
-        head_size=size,
-    )
-    width = fields.integer("ffn_hidden_size", default=4 * hidden, maximum=8_000_000)
-    return _transformer(
-        fields,
-        tied=True,
-        layers=[(attention, (4 if two_norms else 2) * hidden)] * layers,
-        rest=2 * hidden,
-        follow=[FeedForward(weights=Weights(2 * hidden * width))] * layers,
-    )
-
-
-def _dbrx(fields: Fields, max_context_tokens: int) -> Transformer:
-    """DBRX: experts in every layer, LayerNorms without biases; its facts lie in two sections."""
-    del max_context_tokens
-    heads = fields.integer("n_heads", maximum=10_000)
-    hidden, layers = hidden_size(fields), layer_count(fields)
-    attending, feeding = fields.section("attn_config"), fields.section("ffn_config")
-    if attending is None or feeding is None:
-        raise fields.error("attn_config" if attending is None else "ffn_config", "is missing")
-    groups = attending.integer("kv_n_heads", maximum=10_000)
-    size = head_size(fields, heads)
-    attention = Attention(
-        weights=Weights(2 * hidden * heads * size + 2 * hidden * groups * size),
-        heads=heads,
-        key_value_heads=groups,
-        head_size=size,
-    )
-    experts = feeding.integer("moe_num_experts", maximum=100_000)
-    follow = FeedForward(
-        weights=Weights(0, hidden * experts),
-        experts=experts,
-        active_experts=feeding.integer("moe_top_k", maximum=experts),
-        expert=Weights(3 * hidden * feeding.integer("ffn_hidden_size")),
-    )
-    return _transformer(
-        fields,
-        tied=False,
-        layers=[(attention, 2 * hidden)] * layers,
-        rest=hidden,
-        follow=[follow] * layers,
-    )
-
-
-def _chatglm(fields: Fields, max_context_tokens: int) -> Transformer:
-    """ChatGLM and GLM-4 under their first names of fields."""
-    del max_context_tokens
-    for name, wanted in (("rmsnorm", True), ("add_bias_linear", False), ("multi_query_attention", True)):
-        if fields.flag(name, default=wanted) is not wanted:
-            raise fields.error(name, f"must be {str(wanted).lower()}: the other is not supported")
-    hidden, layers = hidden_size(fields), layer_count(fields)
-    heads = fields.integer("num_attention_heads", maximum=10_000)
-    groups, size = fields.integer("multi_query_group_num", maximum=10_000), head_size(fields, heads)
-    inputs = size * (heads + 2 * groups)
-    attention = Attention(
-        weights=Weights(
-            hidden * inputs + heads * size * hidden, inputs if fields.flag("add_qkv_bias", default=False) else 0
-        ),
-        heads=heads,
-        key_value_heads=groups,
-        head_size=size,
-    )
-    width = fields.integer("ffn_hidden_size")
-    return _transformer(
-        fields,
-        tied=False,
-        layers=[(attention, 2 * hidden)] * layers,
-        rest=hidden,
-        follow=[FeedForward(weights=Weights(3 * hidden * width))] * layers,
-    )
-
-
-def _nemotron_h(fields: Fields, max_context_tokens: int) -> Transformer:
-    """Nemotron-H: every layer is one thing only: state space, attention, feed-forward or experts."""
-    del max_context_tokens
-    name = "layers_block_type" if "layers_block_type" in fields else "hybrid_override_pattern"
-    kinds = fields.texts(name) if name == "layers_block_type" else tuple(fields.text(name))
-    if not kinds:
-        raise fields.error(name, "is missing")
-    if len(kinds) != layer_count(fields):
-        raise fields.error(name, f"tells of {len(kinds)} layers of {layer_count(fields)}")
-    if "moe_latent_size" in fields:
-        raise fields.error("moe_latent_size", "experts in a latent space are not supported")
-    hidden = hidden_size(fields)
-    makers: Mapping[str, Callable[[], tuple[Attention, FeedForward]]] = {
-        "mamba": lambda: (state_space(fields), FeedForward()),
-        "attention": lambda: (grouped_attention(fields), FeedForward()),
-        "mlp": lambda: (Attention(), dense(fields, gated=False)),
-        "moe": lambda: (Attention(), relu_experts(fields)),
-    }
-    names = {"M": "mamba", "*": "attention", "-": "mlp", "E": "moe"}
-    made: dict[str, tuple[Attention, FeedForward]] = {}
-    for kind in sorted(set(kinds)):
-        maker = makers.get(names.get(kind, kind))
-        if maker is None:
-            raise fields.error(name, f"{kind[:60]!r} is no known kind of layer")
-        made[kind] = maker()
-    return _transformer(
-        fields,
-        tied=False,
-        layers=[(made[kind][0], hidden) for kind in kinds],
-        rest=hidden,
-        follow=[made[kind][1] for kind in kinds],
     )
 
 
@@ -314,7 +170,7 @@ FAMILIES: Mapping[str, Reader] = MappingProxyType(
             query_key_norm=_norm_where_asked(QueryKeyNorm.HEAD),
             feed_forwards=partial(feed_forwards, biased_router=True),
         ),
-        "chatglm": _chatglm,
+        "chatglm": chatglm,
         "granite": _LLAMA,
         "granitemoe": _LLAMA,
         "cohere": Decoder(tied=True, norms=1, query_key_norm=_norm_where_asked(QueryKeyNorm.WIDTH)),
@@ -323,15 +179,15 @@ FAMILIES: Mapping[str, Reader] = MappingProxyType(
         "olmo2": Decoder(query_key_norm=QueryKeyNorm.WIDTH),
         "olmo3": Decoder(query_key_norm=QueryKeyNorm.WIDTH, full_every=4, default_window=4096),
         "olmoe": Decoder(query_key_norm=QueryKeyNorm.WIDTH),
-        "falcon": _falcon,
-        "dbrx": _dbrx,
+        "falcon": falcon,
+        "dbrx": dbrx,
         "starcoder2": Decoder(tied=True, norms=4, last_norms=2, full_every=_NEVER, feed_forwards=_ungated),
         "internlm2": _LLAMA,
         "smollm3": Decoder(tied=True),
         "seed_oss": Decoder(bias=Bias.FLAG_INPUTS),
         "minimax_m2": Decoder(query_key_norm=_norm_where_asked(QueryKeyNorm.WIDTH)),
         "nemotron": Decoder(norms=4, last_norms=2, feed_forwards=_ungated),
-        "nemotron_h": _nemotron_h,
+        "nemotron_h": nemotron_h,
         "qwen3_next": _QWEN3_NEXT,
         "qwen3_5_text": _QWEN3_NEXT,
         "qwen3_5_moe_text": _QWEN3_NEXT,
