@@ -13,9 +13,10 @@ from dataclasses import replace
 
 from medley_planner.cheapest import cheapest, least_price, solve_pruned
 from medley_planner.fleet import Availability, Service, Stock
+from medley_planner.held import crowded_pools
 from medley_planner.memo import Memo
 from medley_planner.milp import Ending, Goal, Limits
-from medley_planner.problem import FleetProblem, ServiceProblem, crowded_pools, stock_limits
+from medley_planner.problem import FleetProblem, ServiceProblem, stock_limits
 from medley_planner.result import Binding, Outcome
 from medley_planner.spread import spread_words, unkept_spread
 from medley_planner.trouble import Trouble

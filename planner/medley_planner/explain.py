@@ -13,9 +13,10 @@ from dataclasses import replace
 from medley_planner.alternatives import alternatives
 from medley_planner.binding import View, binding
 from medley_planner.fleet import Variant
+from medley_planner.held import remaining_stock
 from medley_planner.memo import Memo
 from medley_planner.outlook import Outlook
-from medley_planner.problem import CostLimit, remaining_stock
+from medley_planner.problem import CostLimit
 from medley_planner.rejections import not_chosen
 from medley_planner.result import FleetPlan, Outcome, ServicePlan
 from medley_planner.wording import mix_text, money, percent

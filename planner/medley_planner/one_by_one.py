@@ -16,9 +16,10 @@ from collections.abc import Mapping, Sequence
 
 from medley_planner.cheapest import cheapest, least_price, solve_pruned
 from medley_planner.fleet import Stock, Variant
+from medley_planner.held import crowded_pools, remaining_stock
 from medley_planner.memo import Memo
 from medley_planner.milp import Goal, Limits
-from medley_planner.problem import FleetProblem, ServiceProblem, crowded_pools, remaining_stock, stock_limits
+from medley_planner.problem import FleetProblem, ServiceProblem, stock_limits
 
 _ROUNDS = 3
 

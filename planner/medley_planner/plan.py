@@ -23,12 +23,13 @@ from medley_planner.diagnosis import Trouble, diagnose, nothing_fits
 from medley_planner.explain import explained
 from medley_planner.fleet import FleetState, Formulation, PlanOptions, Role, Stock
 from medley_planner.greedy import greedy
+from medley_planner.held import remaining_stock
 from medley_planner.lower_bound import fractional_bound, gap
 from medley_planner.melange import melange
 from medley_planner.memo import Memo
 from medley_planner.milp import Ending, Limits
 from medley_planner.outlook import Outlook, outlook
-from medley_planner.problem import CostLimit, FleetProblem, ServiceProblem, remaining_stock, stock_limits
+from medley_planner.problem import CostLimit, FleetProblem, ServiceProblem, stock_limits
 from medley_planner.result import FleetPlan, Outcome, ServicePlan, SolverStatus
 from medley_planner.shadow import by_planning_again, from_prices
 from medley_planner.shortage import shortage

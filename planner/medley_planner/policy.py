@@ -17,11 +17,11 @@ from medley_planner.capacity import capacities
 from medley_planner.check import DECIDED, check_mix
 from medley_planner.explain import explained
 from medley_planner.fleet import FleetState, PlanOptions, Pool, Variant
+from medley_planner.held import crowded_pools
 from medley_planner.lower_bound import gap
 from medley_planner.memo import Memo
 from medley_planner.outlook import outlook
 from medley_planner.plan import DEFAULT_OPTIONS, plan_ready
-from medley_planner.problem import crowded_pools
 from medley_planner.result import FleetPlan, MixEntry, Outcome, ServicePlan, SolverStatus
 from medley_planner.variants import CapacityFunction
 from medley_planner.verdicts import (

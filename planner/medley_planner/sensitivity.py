@@ -28,9 +28,9 @@ from medley_planner.curves import (
     size_map,
 )
 from medley_planner.fleet import CapacityType, FleetState, Formulation, PlanOptions, Pool, Service, Variant
+from medley_planner.held import remaining_stock
 from medley_planner.memo import Memo
 from medley_planner.plan import DEFAULT_OPTIONS, plan
-from medley_planner.problem import remaining_stock
 from medley_planner.result import FleetPlan, Outcome
 from medley_planner.turns import Figure, Search, Turn, find_turn, where_a_mix_is_full, where_costs_meet
 from medley_planner.variants import CapacityFunction

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from medley_planner.fleet import FleetState, Pool, Stock
+from medley_planner.held import remaining_stock
 from medley_planner.outlook import Outlook
-from medley_planner.problem import SharedLimit, StockLimit, remaining_stock
+from medley_planner.problem import SharedLimit, StockLimit
 from medley_planner.result import FleetPlan, Outcome, ShadowPrice
 from medley_planner.wording import money, plural, rate
 
