@@ -76,6 +76,19 @@ class PlannedFleet:
         """Whether every service is served."""
         return not self.unplanned and all(planned.feasible for planned in self.services)
 
+    @property
+    def all_served(self) -> bool:
+        """Whether all requests are served; only then the lower bound is one."""
+        return all(planned.plan.served_percent >= 100 for planned in self.services)
+
+    def priority(self, planned: PlannedService) -> int:
+        """The priority of a service: where stock is short, the higher are served first."""
+        return next(each.priority for each in self.state.services if each.name == planned.service.key)
+
+    def by_priority(self) -> list[PlannedService]:
+        """The services, the highest priority first."""
+        return sorted(self.services, key=lambda each: (-self.priority(each), each.service.key))
+
     def stock(self, pool: GPUPool) -> int | None:
         """GPUs of a pool that services may use; None is as many as they want."""
         (held,) = [each.stock.gpus for each in self.state.pools if each.name == pool.name]
@@ -108,6 +121,7 @@ class PlannedFleet:
                     "name": planned.service.name,
                     "model": planned.service.spec.model.name,
                     "rate": planned.service.spec.workload.rate,
+                    "priority": self.priority(planned),
                     "plan": planned.plan.to_manifest(),
                 }
                 for planned in self.services

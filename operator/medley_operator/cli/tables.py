@@ -30,6 +30,8 @@ def fleet_tables(planned: PlannedFleet) -> RenderableType:
     parts: list[RenderableType] = []
     for each in planned.services:
         parts += [service_headline(each.service), Padding(plan_tables(each.plan), (0, 0, 1, 2), expand=False)]
+    if len(planned.services) > 1 and not planned.all_served:
+        parts += [_served_table(planned), Text()]
     if len(planned.services) > 1 or planned.fleet.nearest_feasible_cap_usd_per_hour is not None:
         parts += [_fleet_summary(planned), Text()]
     if planned.fleet.shadow_prices:
@@ -160,6 +162,24 @@ def _rejections_table(rejected: Sequence[PlanRejection]) -> Table:
     return table
 
 
+def _served_table(planned: PlannedFleet) -> Table:
+    """Who is served where not everybody is, services of higher priority first."""
+    table = columns("who is served")
+    for name in ("priority", "requests/s", "served", "$/hour"):
+        table.add_column(name, justify="right")
+    table.add_column("by")
+    for each in planned.by_priority():
+        table.add_row(
+            each.service.key,
+            str(planned.priority(each)),
+            f"{each.service.spec.workload.rate:g}",
+            f"{each.plan.served_percent:g} %",
+            money(each.plan.cost_per_hour),
+            each.plan.mix,
+        )
+    return table
+
+
 def _fleet_summary(planned: PlannedFleet) -> Group:
     table = columns("pool", "GPU", "capacity")
     for name in ("$/GPU-hour", "GPUs used", "of"):
@@ -181,10 +201,10 @@ def _fleet_summary(planned: PlannedFleet) -> Group:
 def _fleet_cost(planned: PlannedFleet) -> Text:
     """What all services cost together, and how good that is."""
     fleet = planned.fleet
+    bound = f"lower bound {money(fleet.lower_bound_usd_per_hour)} $/h, gap {100 * fleet.gap:.2g} %"
     made = Text.assemble(
         (f"all services {money(fleet.cost_usd_per_hour)} $/h", "bold"),
-        f"  lower bound {money(fleet.lower_bound_usd_per_hour)} $/h, gap {100 * fleet.gap:.2g} %",
-        f", solver {fleet.status.value}",
+        f"  {bound if planned.all_served else 'not everything is served'}, solver {fleet.status.value}",
     )
     if fleet.reserved_usd_per_hour > 0:
         made.append(f"\nreserved GPUs in use {money(fleet.reserved_usd_per_hour)} $/h, paid for anyhow")

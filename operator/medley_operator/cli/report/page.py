@@ -162,6 +162,19 @@ class PoolRow:
 
 
 @dataclass(frozen=True)
+class ServedRow:
+    """How much of a service is served, as a row."""
+
+    anchor: str
+    key: str
+    priority: str
+    rate: str
+    served: str
+    cost: str
+    mix: str
+
+
+@dataclass(frozen=True)
 class Page:
     """All that is shown.
 
@@ -175,6 +188,7 @@ class Page:
         turns: Where the plan changes with prices.
         notes: What it assumes.
         worth: What one more GPU would be worth, as sentences.
+        served: Who is served, where not everybody is.
     """
 
     title: str
@@ -186,6 +200,7 @@ class Page:
     turns: tuple[TurnRow, ...] = ()
     notes: tuple[str, ...] = ()
     worth: tuple[str, ...] = ()
+    served: tuple[ServedRow, ...] = ()
 
 
 def plan_page(planned: PlannedFleet) -> Page:
@@ -197,8 +212,7 @@ def plan_page(planned: PlannedFleet) -> Page:
     serving = sum(each.feasible for each in planned.services)
     facts = (
         Fact("per hour", f"{money(fleet.cost_usd_per_hour)} $"),
-        Fact("lower bound per hour", f"{money(fleet.lower_bound_usd_per_hour)} $"),
-        Fact("gap", f"{100 * fleet.gap:.2g} %"),
+        *_bound(planned),
         Fact("services planned", f"{serving} of {len(planned.services)}"),
         Fact("GPUs", f"{sum(gpus for _, gpus in fleet.gpus_by_pool):,}"),
         Fact("solver", fleet.status.value),
@@ -218,6 +232,7 @@ def plan_page(planned: PlannedFleet) -> Page:
         pools=_pool_rows(planned),
         plots=(stock_plot("stock", pool_uses(planned)),) if planned.pools else (),
         turns=tuple(TurnRow(*turn_words(turn, alone=len(planned.services) == 1)) for turn in holds.prices),
+        served=_served_rows(planned),
         worth=tuple(each.detail for each in fleet.shadow_prices),
         notes=(*planned.notes, *_missing(unanswered, len(planned.services) - len(names))),
     )
@@ -247,6 +262,13 @@ def service_page(service: LLMService) -> Page:
     )
     notes = () if status.plan is not None else ("this plan is a recommendation: it is not acted on",)
     return Page(f"Medley: {service.key}", section.good, facts, (section,), notes=notes)
+
+
+def _bound(planned: PlannedFleet) -> Iterator[Fact]:
+    """How good the price is; nothing where not everything is served for it."""
+    if planned.all_served:
+        yield Fact("lower bound per hour", f"{money(planned.fleet.lower_bound_usd_per_hour)} $")
+        yield Fact("gap", f"{100 * planned.fleet.gap:.2g} %")
 
 
 def _beside_the_bill(reserved: float, interruptions: float) -> Iterator[Fact]:
@@ -304,6 +326,25 @@ def pool_uses(planned: PlannedFleet) -> tuple[PoolUse, ...]:
             mine = used.setdefault(entry.pool, {})
             mine[each.service.key] = mine.get(each.service.key, 0) + entry.gpus
     return tuple(PoolUse(pool.name, pool.spec.gpu.type, planned.stock(pool), used[pool.name]) for pool in planned.pools)
+
+
+def _served_rows(planned: PlannedFleet) -> tuple[ServedRow, ...]:
+    """None where everybody is served."""
+    if planned.all_served:
+        return ()
+    anchors = {each.service.key: f"s{place}" for place, each in enumerate(planned.services)}
+    return tuple(
+        ServedRow(
+            anchors[each.service.key],
+            each.service.key,
+            str(planned.priority(each)),
+            f"{each.service.spec.workload.rate:g}",
+            f"{each.plan.served_percent:g} %",
+            money(each.plan.cost_per_hour),
+            each.plan.mix,
+        )
+        for each in planned.by_priority()
+    )
 
 
 def _pool_rows(planned: PlannedFleet) -> tuple[PoolRow, ...]:

@@ -69,7 +69,8 @@ def simulation_page(simulated: SimulatedFleet) -> SimulationPage:
     )
     sections = tuple(_section(f"s{place}", each) for place, each in enumerate(measures.services))
     title = "Medley simulation"
-    return SimulationPage(title, simulated.attained, simulated.shortcomings, facts, sections, simulated.notes)
+    fit = () if simulated.fitted is None else (f"fit: {simulated.fitted}",)
+    return SimulationPage(title, simulated.attained, simulated.shortcomings, facts, sections, (*simulated.notes, *fit))
 
 
 def _section(anchor: str, service: ServiceMeasures) -> SimulatedSection:
