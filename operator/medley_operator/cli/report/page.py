@@ -357,7 +357,7 @@ def _pool_rows(planned: PlannedFleet) -> tuple[PoolRow, ...]:
             kinds[pool.name],
             money(pool.spec.price_per_gpu_hour),
             f"{used.get(pool.name, 0):,}",
-            "without end" if (stock := planned.stock(pool)) is None else f"{stock:,}",
+            "no limit" if (stock := planned.stock(pool)) is None else f"{stock:,}",
         )
         for pool in planned.pools
     )

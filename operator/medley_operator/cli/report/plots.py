@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.colors import ListedColormap
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
@@ -163,6 +164,7 @@ def map_plot(name: str, found: SizeMap, sizes: SizeHistogram, places: Mapping[st
             alpha=0.75,
             linewidth=0,
         )
+        axes.add_collection(LineCollection(_borders(found, kinds), colors=PAPER, linewidths=1.5))
         axes.set_xscale("log", base=2)
         axes.set_yscale("log", base=2)
         _plain_ticks(axes)
@@ -233,6 +235,25 @@ def _write_in_the_middle(axes: Axes, found: SizeMap, label: str) -> None:
     )
 
 
+def _borders(found: SizeMap, kinds: Sequence[Sequence[int]]) -> list[list[tuple[float, float]]]:
+    """Lines between cells of different kinds: those of one pool have the same colour."""
+    x, y = _edges(found.input_tokens), _edges(found.output_tokens)
+    rows, columns = len(kinds), len(kinds[0])
+    upright = [
+        [(x[i + 1], y[o]), (x[i + 1], y[o + 1])]
+        for o in range(rows)
+        for i in range(columns - 1)
+        if kinds[o][i] != kinds[o][i + 1]
+    ]
+    level = [
+        [(x[i], y[o + 1]), (x[i + 1], y[o + 1])]
+        for o in range(rows - 1)
+        for i in range(columns)
+        if kinds[o][i] != kinds[o + 1][i]
+    ]
+    return upright + level
+
+
 def _edges(centres: Sequence[int]) -> list[float]:
     """Edges of cells around values that are evenly spaced in their logarithm."""
     inner = [(one * other) ** 0.5 for one, other in itertools.pairwise(centres)]
@@ -264,7 +285,7 @@ def stock_plot(name: str, uses: Sequence[PoolUse]) -> Plot:
             drawn_stock = use.stock is not None and use.stock <= _STOCK_SHOWN_UP_TO * max(most, 1)
             if drawn_stock:
                 axes.barh([use.pool], [use.stock or 0], color="none", edgecolor=MUTED, height=0.6, linewidth=1)
-            of = "without end" if use.stock is None else f"of {use.stock:,}"
+            of = "(no limit)" if use.stock is None else f"of {use.stock:,}"
             end = max(left[row], (use.stock or 0) if drawn_stock else 0)
             axes.annotate(f" {left[row]} {of}", (end, row), va="center", fontsize=9, color=INK)
         axes.invert_yaxis()
@@ -283,7 +304,7 @@ def stock_plot(name: str, uses: Sequence[PoolUse]) -> Plot:
     description = f"{title} by pool: {words}."
     svg = drawn(name, title, description, draw, width_in=6.4, height_in=1.0 + 0.42 * len(uses))
     rows = tuple(
-        (use.pool, use.gpu, service, str(gpus), "without end" if use.stock is None else f"{use.stock:,}")
+        (use.pool, use.gpu, service, str(gpus), "no limit" if use.stock is None else f"{use.stock:,}")
         for use in uses
         for service, gpus in (sorted(use.used.items()) or [("", 0)])
     )
