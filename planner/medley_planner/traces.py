@@ -18,6 +18,7 @@ import csv
 import itertools
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -108,11 +109,14 @@ class _Layout:
     seconds: Callable[[str], float]
 
 
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}([ T]\d{2}:\d{2}(:\d{2}(\.\d{1,18})?)?)?", re.ASCII)
+
+
 def _date_in_seconds(text: str) -> float:
     """Seconds since 1970 of `2023-11-16 18:15:46.6805900`; a UTC offset may follow."""
     for utc in ("Z", "+00:00"):
         text = text.removesuffix(utc)
-    if text[:1].isdecimal() and "+" not in text:
+    if _DATE.fullmatch(text) and 1970 <= int(text[:4]) <= 2261:
         return int(np.datetime64(text, "ns").astype(np.int64)) / 1e9
     raise ValueError(text)
 

@@ -129,6 +129,8 @@ AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens"
         ([PLAIN, "0,99999999,1"], "line 2, column input_tokens: must be between 0 and 10000000, is 99999999"),
         ([PLAIN, '0,"5,5'], "line 2: is not CSV"),
         ([AZURE, "2023-13-16 18:15:46,5,5"], "line 2, column TIMESTAMP: must be a time, is '2023-13-16 18:15:46'"),
+        ([AZURE, "2023-11-16 18:15{x:46,5,5"], "line 2, column TIMESTAMP: must be a time"),
+        ([AZURE, "9999-11-16 18:15:46,5,5"], "line 2, column TIMESTAMP: must be a time"),
         ([AZURE, "NaT,5,5"], "line 2, column TIMESTAMP: must be a time, is 'NaT'"),
         ([AZURE, "2023-11-16 18:15:46+02:00,5,5"], "line 2, column TIMESTAMP: must be a time"),
         ([PLAIN, "-1,5,5"], "line 2, column arrival_s: must be a time, is '-1'"),
