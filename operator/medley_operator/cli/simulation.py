@@ -12,11 +12,13 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
+from medley_operator.cli.columns import money
 from medley_operator.cli.inputs import InputError, Mistake
 from medley_operator.cli.planning import PlannedFleet
 from medley_operator.cli.workload import open_rated_trace
 from medley_planner.fleet import Service
 from medley_planner.presets import UnknownPresetError, preset
+from medley_planner.result import ServicePlan
 from medley_planner.simulator.fit import FACTORS, Fit, fit
 from medley_planner.simulator.measures import Attainment, Distribution, ServiceMeasures, VariantMeasures
 from medley_planner.simulator.replay import FleetMeasures, simulate
@@ -24,6 +26,7 @@ from medley_planner.simulator.requests import Requests, RequestsError
 from medley_planner.simulator.routing import Balancing, Knowledge
 from medley_planner.simulator.run import RunOptions, StepBudget
 from medley_planner.simulator.timeline import Timeline
+from medley_planner.wording import mix_text
 
 DEFAULT_DURATION_S = 1800.0
 """So long requests are drawn where no trace says for how long."""
@@ -78,6 +81,14 @@ class Fitted:
 
     service: str
     found: Fit | None
+
+    def __str__(self) -> str:
+        if self.found is None:
+            return f"{self.service}: no plan that was tried keeps the objectives"
+        rate = f"{self.found.rate_rps:.4g} requests/s ({self.found.factor:g} × its rate)"
+        entries = self.found.service_plan.mix
+        mix, cost = mix_text(entries), money(self.found.service_plan.cost_usd_per_hour)
+        return f"{self.service}: planned for {rate}, {mix} for {cost} $/h keeps the objectives"
 
 
 @dataclass(frozen=True)
@@ -154,7 +165,7 @@ def simulate_planned(planned: PlannedFleet, replay: Replay, *, told: Told | None
     services = {service.name: service for service in planned.state.services}
     chosen = _chosen(services, replay)
     arriving, horizon_s, notes = _arriving(services, chosen, replay)
-    runnable = {name: each for name, each in arriving.items() if planned.fleet.service(name).mix}
+    runnable = {name: each for name, each in arriving.items() if _has_replicas(planned.fleet.service(name))}
     notes += [f"{name} has no replicas, so it was not simulated" for name in sorted(arriving.keys() - runnable.keys())]
     options = RunOptions(
         knowledge=replay.knowledge,
@@ -169,6 +180,11 @@ def simulate_planned(planned: PlannedFleet, replay: Replay, *, told: Told | None
     if chosen is not None and replay.fits:
         fitted = Fitted(chosen, _fit(planned, chosen, arriving[chosen], options, horizon_s=horizon_s, told=told))
     return SimulatedFleet(planned, measures, replay, horizon_s, (*planned.notes, *notes), fitted)
+
+
+def _has_replicas(service_plan: ServicePlan) -> bool:
+    """Whether there are replicas, and a split of requests over them."""
+    return bool(service_plan.mix and service_plan.shares)
 
 
 def _fit(

@@ -12,11 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from medley_operator.cli.columns import columns, money
-from medley_operator.cli.simulation import Fitted, SimulatedFleet, shown_time
+from medley_operator.cli.simulation import SimulatedFleet, shown_time
 from medley_operator.cli.tables import service_headline
 from medley_planner.simulator.measures import Attainment, ServiceMeasures
 from medley_planner.simulator.timeline import Timeline
-from medley_planner.wording import mix_text
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _OBJECTIVES = {"timeToFirstToken": "time to first token", "timePerOutputToken": "time per output token"}
@@ -39,22 +38,11 @@ def simulation_tables(simulated: SimulatedFleet) -> RenderableType:
         parts += [Text(f"all services {money(cost)} $/h", style="bold"), Text()]
     parts += [Text(f"not kept: {sentence}", style="red") for sentence in simulated.shortcomings]
     if simulated.fitted is not None:
-        parts.append(_fitted_line(simulated.fitted))
+        parts.append(Text.assemble(("fit: ", "bold"), str(simulated.fitted)))
     parts += [Text(f"note: {note}", style="dim") for note in simulated.notes]
     seed, horizon_s = simulated.replay.seed, simulated.horizon_s
     parts.append(Text(f"simulated: {horizon_s:,.0f} s of arrivals, seed {seed}", style="dim"))
     return Group(*parts)
-
-
-def _fitted_line(fitted: Fitted) -> Text:
-    found = fitted.found
-    if found is None:
-        return Text(f"fit: {fitted.service}: no plan that was tried keeps the objectives", style="red")
-    mix, cost = mix_text(found.service_plan.mix), money(found.service_plan.cost_usd_per_hour)
-    rate = f"{found.rate_rps:.4g} requests/s ({found.factor:g} × its rate)"
-    return Text.assemble(
-        ("fit: ", "bold"), f"{fitted.service}: planned for {rate}, {mix} for {cost} $/h keeps the objectives"
-    )
 
 
 def _service_tables(service: ServiceMeasures) -> RenderableType:

@@ -134,6 +134,11 @@ def planned_run(
     if not service_plan.shares:
         raise NothingToSimulateError(f"{service.name} has no split of its requests over replicas")
     by_name = {pool.name: pool for pool in pools}
+    for variant in sorted(planned):
+        if variant.pool not in by_name:
+            raise NothingToSimulateError(
+                f"{service.name} has replicas in {variant.pool}, which is no pool of the fleet"
+            )
     sources = dict(service_plan.capacity_source)
     kinds = {
         variant: replica_kind(
