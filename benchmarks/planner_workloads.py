@@ -11,8 +11,8 @@ each size on its cheapest variant, in fractions of replicas: `medley_planner.buc
   preset of another trace; the price of the fitted histogram's load over that of every single request, less 1.
 
 Figures are exact: nothing is drawn at random. The traces are looked for in $MEDLEY_TRACES, else beside the checkout;
-without them there are no rows. Takes about 4 minutes; `quick` looks at every twentieth request, at 10 and 20 bins, and
-takes 15 s.
+without them there are no rows. Takes 5 to 15 minutes, most of it for every single request; `quick` looks at every
+twentieth request, at 10 and 20 bins, and takes 15 s.
 """
 
 from __future__ import annotations
