@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medley_planner.buckets import bucket_counts, corners_of, histogram_of
+from medley_planner.buckets import bucket_counts, coarsened, corners_of, histogram_of
 from medley_planner.fleet import Objectives, Parallelism
 from medley_planner.gpus import gpu_type
 from medley_planner.known_models import known_models
@@ -358,3 +358,23 @@ def test_an_unknown_preset_is_answered_with_the_nearest():
 
     with pytest.raises(UnknownPresetError, match="there are azure-code-2023, azure-conversation-2023, mooncake"):
         preset("zzz")
+
+
+@pytest.mark.parametrize("most", [1, 2, 10, 60, 150])
+def test_a_coarsened_histogram_has_no_more_buckets_and_the_same_tokens(most):
+    fine = histogram_of(random_trace(3), input_bins=16, output_bins=16)
+
+    coarse = coarsened(fine, max_buckets=most)
+
+    assert len(coarse.buckets) <= most < len(fine.buckets)
+    assert coarse.mean_input_tokens == pytest.approx(fine.mean_input_tokens, rel=2e-3)
+    assert coarse.mean_output_tokens == pytest.approx(fine.mean_output_tokens, rel=2e-2)
+    assert sum(bucket.weight for bucket in coarse.buckets) == pytest.approx(1)
+
+
+def test_a_histogram_that_is_coarse_enough_stays_as_it_is():
+    fine = histogram_of(random_trace(3))
+
+    assert coarsened(fine, max_buckets=len(fine.buckets)) is fine
+    with pytest.raises(ValueError, match=r"^max_buckets: must be at least 1, is 0$"):
+        coarsened(fine, max_buckets=0)
