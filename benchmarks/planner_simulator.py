@@ -37,7 +37,7 @@ from medley_bench.attainment import (
 )
 from medley_bench.queues import deterministic_wait_s, erlang_wait_s, mean_wait_s
 from medley_bench.report import Row
-from medley_planner.arrivals import busy_rate_rps
+from medley_planner.arrivals import BUSY_WINDOW_S, busy_rate_rps
 from medley_planner.simulator.replay import planned_run
 from medley_planner.simulator.requests import Requests
 from medley_planner.simulator.run import RunOptions, StepBudget
@@ -51,7 +51,7 @@ SPEEDS: Mapping[str, Sequence[float]] = {
 }
 """Multiples of a trace's own rate; at 4, its bursts are as steep and last a quarter as long."""
 
-BUSY_WINDOW_S = 20.0
+
 NO_WAIT_SHARE = 0.9
 WITHIN = 1.15
 

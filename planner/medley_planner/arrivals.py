@@ -35,6 +35,10 @@ ON_GRID = 0.95
 TICKS_PER_WINDOW = 5
 """A window is counted over where it has at least so many ticks."""
 
+BUSY_WINDOW_S = 20.0
+"""Length of the windows by which busy times are told from calm ones: longer than most answers, shorter than it takes to
+load a replica."""
+
 MIN_WINDOWS = 20
 """Fewer windows than these give no variance to speak of."""
 
@@ -93,8 +97,7 @@ def busy_rate_rps(arrivals_s: FloatArray, window_s: float, percent: float) -> fl
         window_s: Length of a window.
         percent: Share of the requests, above 0 and below 100.
     """
-    window = (np.asarray(arrivals_s) // window_s).astype(np.int64)
-    counts = np.bincount(window)
+    _, window, counts = np.unique(np.asarray(arrivals_s) // window_s, return_inverse=True, return_counts=True)
     return float(np.percentile(counts[window], percent, method="inverted_cdf")) / window_s
 
 

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 from medley_operator.cli.inputs import STDIN, InputError, Mistake
 from medley_operator.cli.marginals import read_margins
+from medley_planner.arrivals import BUSY_WINDOW_S, MIN_WINDOWS, busy_rate_rps
 from medley_planner.buckets import DEFAULT_BINS, coarsened, histogram_of
 from medley_planner.marginals import FittedSizes, MarginalsError, fit_sizes
 from medley_planner.presets import UnknownPresetError, preset
@@ -25,6 +26,7 @@ MAX_TRACE_BYTES = 1 * 2**30
 """Of text, unpacked: what a file may make us read, however small it is packed."""
 
 MAX_LINE_CHARACTERS = 1 * 2**20
+BUSY_PERCENTILES = (90, 95, 99)
 PERCENTILES = (50, 90, 99)
 MAX_ENTRIES = 256
 """Buckets that a spec takes."""
@@ -233,6 +235,7 @@ def trace_statistics(trace: Trace) -> dict[str, Any]:
         "ratePerSecond": _finite(trace.rate_rps, 4),
         "interarrivalCV": None if arrivals.interarrival_cv is None else round(arrivals.interarrival_cv, 2),
         "dispersion": {f"{length:g}s": round(value, 2) for length, value in arrivals.dispersion},
+        "busyRatePerSecond": _busy_rates(trace),
         "timestampGridSeconds": None if arrivals.grid_s is None else round(arrivals.grid_s, 3),
         "inputTokens": {
             "mean": round(float(trace.input_tokens.mean()), 1),
@@ -242,6 +245,15 @@ def trace_statistics(trace: Trace) -> dict[str, Any]:
             "mean": round(float(trace.output_tokens.mean()), 1),
             **{f"p{percent}": round(trace.output_percentile(percent)) for percent in PERCENTILES},
         },
+    }
+
+
+def _busy_rates(trace: Trace) -> dict[str, float]:
+    """Rates that so many per cent of the requests see at most; none where the trace is too short to tell."""
+    if trace.span_s < MIN_WINDOWS * BUSY_WINDOW_S:
+        return {}
+    return {
+        f"p{percent}": round(busy_rate_rps(trace.arrivals_s, BUSY_WINDOW_S, percent), 4) for percent in BUSY_PERCENTILES
     }
 
 

@@ -57,7 +57,9 @@ def _trace_tables(trace: Trace) -> list[RenderableType]:
         (f"{figures['requests']:,} requests", "bold"),
         f" in {figures['spanSeconds']:,.0f} s{failed}: {_shown(figures['ratePerSecond'])} per second",
     )
-    return [head, Text(_burstiness(trace.arrivals)), rows_table(("", "mean", "p50", "p90", "p99"), rows)]
+    busy = ", ".join(f"{percent[1:]} % {rate:.4g}" for percent, rate in figures["busyRatePerSecond"].items())
+    told = [Text(f"requests per second in busy times, at most, for so many of the requests: {busy}")] if busy else []
+    return [head, Text(_burstiness(trace.arrivals)), *told, rows_table(("", "mean", "p50", "p90", "p99"), rows)]
 
 
 def _burstiness(arrivals: Arrivals) -> str:
