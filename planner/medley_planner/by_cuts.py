@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from medley_planner.goals import LEAVES_UNSERVED, Ending, Goal, Limits, Solution
+from medley_planner.goals import LEAVES_UNSERVED, Ending, Goal, Limits, Solution, Unserved
 from medley_planner.neighbours import moves
 from medley_planner.problem import FleetProblem, ServiceProblem
 from medley_planner.replica_rows import Programme
@@ -35,6 +35,7 @@ _MOST_ROUNDS = 400
 _FEW_ROUNDS = 4
 _MOST_ASKED = 16
 _CHEAPER = 1e-9
+_MOST_CUTS, _KEPT_CUTS, _NEAREST_MIXES = 40, 24, 6
 _MOST_REPAIRS = 40
 _MASTER_GAP = 0.5
 """Of the gap that is allowed, a run of the solver may leave so much: the cuts that are found after it take the rest."""
@@ -50,7 +51,7 @@ KnownPrices = Sequence[Sequence[Array]]
 
 
 def solve_by_cuts(
-    problem: FleetProblem, goal: Goal, limits: Limits, *, least_unserved: float = 0.0, known: KnownPrices = ()
+    problem: FleetProblem, goal: Goal, limits: Limits, *, unserved: Unserved = (), known: KnownPrices = ()
 ) -> Solution:
     """Solve one integer programme.
 
@@ -58,10 +59,11 @@ def solve_by_cuts(
         problem: Services and what they share.
         goal: What to look for.
         limits: Time and gap.
-        least_unserved: With `CHEAPEST_OF_MOST_SERVED`: share of all requests that may stay unserved.
+        unserved: How much may stay unserved; priorities that are left out are free, of which `MOST_SERVED` serves the
+            highest.
         known: For each service, prices of replicas' time whose cuts mattered before; only makes it faster.
     """
-    return MixSearch(problem, goal, least_unserved=least_unserved, known=known).solve(limits)
+    return MixSearch(problem, goal, unserved=unserved, known=known).solve(limits)
 
 
 class MixSearch:
@@ -70,18 +72,17 @@ class MixSearch:
     Args:
         problem: Services and what they share.
         goal: What to look for.
-        least_unserved: With `CHEAPEST_OF_MOST_SERVED`: share of all requests that may stay unserved.
+        unserved: How much may stay unserved; priorities that are left out are free, of which `MOST_SERVED` serves the
+            highest.
         known: For each service, prices of replicas' time whose cuts mattered before.
     """
 
-    def __init__(
-        self, problem: FleetProblem, goal: Goal, *, least_unserved: float = 0.0, known: KnownPrices = ()
-    ) -> None:
+    def __init__(self, problem: FleetProblem, goal: Goal, *, unserved: Unserved = (), known: KnownPrices = ()) -> None:
         partly = goal in LEAVES_UNSERVED
         self._problem = problem
         self._servings = [Serving(service, partly=partly) for service in problem.services]
         self._possible = partly or all(serving.possible for serving in self._servings)
-        self._programme = Programme(problem, goal, least_unserved)
+        self._programme = Programme(problem, goal, unserved)
         self._variables = self._programme.variables
         self._repairs = goal not in (*LEAVES_UNSERVED, Goal.LEAST_EXTRA_STOCK)
         self._cuts: list[list[Cut]] = [[] for _ in problem.services]
@@ -116,6 +117,7 @@ class MixSearch:
             return Solution(Ending.INFEASIBLE)
         if surcharges is not None:
             self._programme.charge(surcharges)
+            self._forget_cuts()
         if self._repairs:
             for mixes in self._found:
                 self._offer(mixes, self._programme.cost(mixes), None)
@@ -123,6 +125,20 @@ class MixSearch:
             costs = np.maximum(self._programme.unit_costs(s), _LEAST_PRICE)
             self._add(s, serving.at_prices(costs))
         return self._run()
+
+    def _forget_cuts(self) -> None:
+        """Keep those cuts that the best mixes at these prices come nearest to: the search grows with their number."""
+        for s, cuts in enumerate(self._cuts):
+            if len(cuts) <= _MOST_CUTS or not self._found:
+                continue
+            service = self._problem.services[s]
+            cheapest = sorted(self._found, key=self._programme.cost)[:_NEAREST_MIXES]
+            usable = np.array([stepped(service, mixes[s]) for mixes in cheapest])
+            weights = np.array([cut.weights / cut.least for cut in cuts])
+            slack = (usable @ weights.T).min(axis=0)
+            kept = sorted(np.argsort(slack, kind="stable")[:_KEPT_CUTS].tolist())
+            self._cuts[s] = [cuts[each] for each in kept]
+            self._programme.forget_cuts(s, set(range(len(cuts))) - set(kept))
 
     def bound(self, limits: Limits, surcharges: Sequence[Array]) -> float:
         """A proven bound where replicas cost so much more, from the cuts that there are."""

@@ -17,8 +17,9 @@ from dataclasses import replace
 from medley_planner.by_cuts import solve_by_cuts
 from medley_planner.dominance import one_variant_suffices, undominated
 from medley_planner.fleet import Method
+from medley_planner.goals import Ending, Goal, Limits, Solution, Unserved
 from medley_planner.memo import Memo
-from medley_planner.milp import Ending, Goal, Limits, Solution, solve
+from medley_planner.milp import solve
 from medley_planner.problem import LOAD_TOLERANCE, TIE_USD_PER_GPU_HOUR, FleetProblem, ServiceProblem
 from medley_planner.split import serves_all
 
@@ -59,18 +60,16 @@ def least_price(problem: FleetProblem, limits: Limits, memo: Memo) -> Solution:
     return replace(solution, objective=price, bound=min(price, solution.bound - _tie(problem, solution.replicas)))
 
 
-def solve_pruned(
-    problem: FleetProblem, goal: Goal, limits: Limits, memo: Memo, *, least_unserved: float = 0.0
-) -> Solution:
+def solve_pruned(problem: FleetProblem, goal: Goal, limits: Limits, memo: Memo, *, unserved: Unserved = ()) -> Solution:
     """The programme without variants that no optimum needs, its solution in terms of all variants.
 
     A dominated variant may still save replicas, if not money.
     """
-    key = ("solve", problem, goal, limits.relative_gap, limits.method, least_unserved)
-    return memo.recall(key, lambda: _solve_pruned(problem, goal, limits, least_unserved, memo))
+    key = ("solve", problem, goal, limits.relative_gap, limits.method, unserved)
+    return memo.recall(key, lambda: _solve_pruned(problem, goal, limits, unserved, memo))
 
 
-def _solve_pruned(problem: FleetProblem, goal: Goal, limits: Limits, least_unserved: float, memo: Memo) -> Solution:
+def _solve_pruned(problem: FleetProblem, goal: Goal, limits: Limits, unserved: Unserved, memo: Memo) -> Solution:
     kept = [
         tuple(range(len(service.variants))) if goal is Goal.FEWEST_REPLICAS else undominated(service, problem.stock)
         for service in problem.services
@@ -78,8 +77,8 @@ def _solve_pruned(problem: FleetProblem, goal: Goal, limits: Limits, least_unser
     small = replace(
         problem, services=tuple(service.only(keep) for service, keep in zip(problem.services, kept, strict=True))
     )
-    key = ("solve pruned", small, goal, limits.relative_gap, limits.method, least_unserved)
-    solution = memo.recall(key, lambda: _solve(small, goal, limits, least_unserved))
+    key = ("solve pruned", small, goal, limits.relative_gap, limits.method, unserved)
+    solution = memo.recall(key, lambda: _solve(small, goal, limits, unserved))
     if not solution.found:
         return solution
     replicas = tuple(
@@ -89,7 +88,7 @@ def _solve_pruned(problem: FleetProblem, goal: Goal, limits: Limits, least_unser
     return replace(solution, replicas=replicas)
 
 
-def _solve(problem: FleetProblem, goal: Goal, limits: Limits, least_unserved: float) -> Solution:
+def _solve(problem: FleetProblem, goal: Goal, limits: Limits, unserved: Unserved) -> Solution:
     if (
         goal is Goal.CHEAPEST
         and len(problem.services) == 1
@@ -102,10 +101,10 @@ def _solve(problem: FleetProblem, goal: Goal, limits: Limits, least_unserved: fl
         price = problem.services[0].prices[0] * needed
         return Solution(Ending.OPTIMAL, ((needed,),), objective=price, bound=price)
     if limits.method is Method.FAST:
-        solution = solve_by_cuts(problem, goal, limits, least_unserved=least_unserved)
+        solution = solve_by_cuts(problem, goal, limits, unserved=unserved)
         if solution.ending is not Ending.NOTHING_FOUND or solution.seconds >= limits.time_limit_s:
             return solution
-    return solve(problem, goal, limits, least_unserved=least_unserved)
+    return solve(problem, goal, limits, unserved=unserved)
 
 
 def servable_alone(problem: FleetProblem, limits: Limits, memo: Memo) -> bool:

@@ -9,9 +9,9 @@ given all the stock, and the same argument holds with coalitions in the place of
 that is the joint optimum; if not, those that meet on an over-subscribed pool join and are solved again.
 Coalitions only grow, so this ends, at the latest with all services in one.
 
-Where a coalition cannot be served even by all the stock, it leaves the least demand unserved, and of the ways to do
-that takes the cheapest. The argument holds for the pair (unserved, price) in lexicographic order: the others serve
-everything, and alone the coalition cannot serve more.
+Where a coalition cannot be served even by all the stock, it leaves the least demand of the highest priority unserved,
+then of the next, and of the ways to do that takes the cheapest. The argument holds for unserved demand by priority and
+price in lexicographic order: the others serve everything, and alone the coalition cannot serve more.
 
 Where many services compete, their own optima are not looked for one by one first: if the linear relaxation of all wants
 more than there is, those that can use such a pool are one coalition from the start. A large coalition is decomposed
@@ -30,9 +30,9 @@ from dataclasses import dataclass, replace
 from medley_planner.cheapest import cheapest, least_price, solve_pruned, within_bounds
 from medley_planner.decompose import decomposed
 from medley_planner.fleet import Method, Stock
+from medley_planner.goals import Ending, Goal, Limits, Solution, Unserved
 from medley_planner.greedy import greedy
 from medley_planner.memo import Memo
-from medley_planner.milp import Ending, Goal, Limits, Solution
 from medley_planner.one_by_one import one_by_one
 from medley_planner.problem import LOAD_TOLERANCE, CostLimit, FleetProblem, ServiceProblem, SharedLimit, stock_limits
 from medley_planner.relaxed_prices import wanted_beyond
@@ -199,7 +199,8 @@ def _decomposed(members: tuple[str, ...], problem: FleetProblem, budget: _Budget
     """The plan of a large coalition; None where none was found that serves everything."""
     limits = budget.limits()
     wide = replace(limits, relative_gap=max(limits.relative_gap, limits.shared_gap))
-    found = decomposed(problem, wide, memo)
+    key = ("decomposed", problem, members, wide.relative_gap)
+    found = memo.recall(key, lambda: decomposed(problem, members, wide, memo))
     budget.spend(found.solution)
     if not found.solution.found or not _serves_all(found.solution.replicas, problem, memo):
         return None
@@ -257,11 +258,15 @@ def _most_serving(candidates: Sequence[Mixes | None], problem: FleetProblem, mem
 def _most_served(
     members: tuple[str, ...], problem: FleetProblem, incumbent: Mixes | None, budget: _Budget, memo: Memo
 ) -> Coalition:
-    least = budget.spend(solve_pruned(problem, Goal.MOST_SERVED, budget.limits(), memo))
-    if least.found:
-        allowed = least.objective + _UNSERVED_TOLERANCE
+    unserved: Unserved = ()
+    for priority in sorted({service.priority for service in problem.services}, reverse=True):
+        least = budget.spend(solve_pruned(problem, Goal.MOST_SERVED, budget.limits(), memo, unserved=unserved))
+        if not least.found:
+            break
+        unserved = (*unserved, (priority, least.objective + _UNSERVED_TOLERANCE))
+    else:
         goal = Goal.CHEAPEST_OF_MOST_SERVED
-        solution = budget.spend(solve_pruned(problem, goal, budget.limits(), memo, least_unserved=allowed))
+        solution = budget.spend(solve_pruned(problem, goal, budget.limits(), memo, unserved=unserved))
         if solution.found:
             return Coalition(members, solution.replicas, 0.0, short=True, ending=solution.ending)
     mixes = _most_serving([incumbent, greedy(problem)], problem, memo)

@@ -28,6 +28,35 @@ from medley_planner.serving import Array, Serving
 Mix = tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Proven:
+    """A proven bound, how its search ended, and how many nodes it was given."""
+
+    bound: float
+    ending: Ending
+    nodes: int | None
+
+    @property
+    def open(self) -> bool:
+        """Whether a longer search could prove more."""
+        return self.ending not in (Ending.OPTIMAL, Ending.INFEASIBLE)
+
+
+@dataclass(frozen=True)
+class Priced:
+    """What a service costs at some prices: at least `bound`, as is proven, and `found` with the best mix that is known.
+
+    Both are infinite where it cannot be served.
+    """
+
+    bound: float
+    found: float
+
+
+def _more(nodes: int | None, than: int | None) -> bool:
+    return than is not None and (nodes is None or nodes > than)
+
+
 @dataclass
 class Known:
     """What is known of a service's problem whatever the prices: kept from plan to plan.
@@ -35,13 +64,13 @@ class Known:
     Args:
         mixes: Mixes of the undominated variants that serve everything, in the order in which they were found.
         weights: Prices of replicas' time whose cuts mattered.
-        bounds: By surcharges and gap: a proven bound, and whether any mix serves.
+        bounds: By surcharges and gap: what was proven.
         alone: A proven bound where nothing shared has a price; None where none was looked for.
     """
 
     mixes: dict[Mix, None] = field(default_factory=dict)
     weights: tuple[Array, ...] = ()
-    bounds: dict[tuple[float, ...], tuple[float, Ending]] = field(default_factory=dict)
+    bounds: dict[tuple[float, ...], Proven] = field(default_factory=dict)
     alone: float | None = None
 
 
@@ -75,28 +104,31 @@ class Columns:
         self._search: MixSearch | None = None
         self.seconds = 0.0
 
-    def price(self, prices: Array, limits: Limits) -> tuple[float, Ending]:
-        """The least that the service costs where what is shared has these prices: a proven bound, and how it ended.
+    def price(self, prices: Array, limits: Limits) -> Priced:
+        """The least that the service costs where what is shared has these prices, between two bounds.
 
         Mixes that were found on the way are in `known`.
         """
         surcharges = prices @ self._weights
-        key = (*surcharges.tolist(), limits.relative_gap, -1.0 if limits.nodes is None else float(limits.nodes))
-        if key in self.known.bounds:
-            return self.known.bounds[key]
-        if self._search is None:
-            self._search = self._started()
-        solution = self._search.solve(limits, [surcharges - self._ties])
-        self.seconds += solution.seconds
-        for (mix,) in self._search.mixes:
-            self.known.mixes.setdefault(mix)
-        self.known.weights = self._search.known[0]
-        result = (max(solution.bound, 0.0) if solution.ending is not Ending.INFEASIBLE else math.inf, solution.ending)
-        if solution.ending in (Ending.OPTIMAL, Ending.INFEASIBLE) or limits.nodes is not None:
-            if len(self.known.bounds) >= _MOST_BOUNDS:
+        key = (*surcharges.tolist(), limits.relative_gap)
+        before = self.known.bounds.get(key)
+        if before is None or (before.open and _more(limits.nodes, before.nodes)):
+            if self._search is None:
+                self._search = self._started()
+            solution = self._search.solve(limits, [surcharges - self._ties])
+            self.seconds += solution.seconds
+            for (mix,) in self._search.mixes:
+                self.known.mixes.setdefault(mix)
+            self.known.weights = self._search.known[0]
+            bound = max(solution.bound, 0.0 if before is None else before.bound)
+            before = Proven(bound, solution.ending, limits.nodes)
+            self.known.bounds[key] = before
+            if len(self.known.bounds) > _MOST_BOUNDS:
                 self.known.bounds.pop(next(iter(self.known.bounds)))
-            self.known.bounds[key] = result
-        return result
+        if before.ending is Ending.INFEASIBLE:
+            return Priced(math.inf, math.inf)
+        found = min((self.cost(mix) + float(prices @ self.used(mix)) for mix in self.known.mixes), default=math.inf)
+        return Priced(min(before.bound, found), found)
 
     def _started(self) -> MixSearch:
         money = next((limit for limit in self._own if isinstance(limit, CostLimit)), None)

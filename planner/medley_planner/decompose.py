@@ -23,6 +23,7 @@ stays.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -30,7 +31,7 @@ from typing import cast
 
 import numpy as np
 
-from medley_planner.columns import Columns, Known, Mix
+from medley_planner.columns import Columns, Known, Mix, Priced
 from medley_planner.dominance import undominated
 from medley_planner.goals import Ending, Limits, Solution
 from medley_planner.master import Master, Relaxed
@@ -41,17 +42,18 @@ from medley_planner.serving import Array
 
 _SWEEPS = 6
 _LIGHT_SWEEPS = 4
-_NODES = 50
-"""Of a subproblem's search tree; what these do not prove costs more than it gains."""
+_NODES = (10, 100, 400)
+"""Of a subproblem's search tree, in the first search and where most is left unproven."""
 
 _TOWARDS_DUALS = 0.6
 """Next prices are so far from the best ones towards the master's dual prices."""
 
-_TOWARDS_CEILINGS = 0.02
-"""The same while no mixes are known that fit together, and dual prices are ceilings."""
+_HALFWAY, _FURTHEST = 0.5, 2.0
+_AT_CEILING, _RAISED, _FIRST_RAISE = 0.1, 2.0, 0.002
+"""While no mixes are known that fit together, dual prices are ceilings: prices there are raised by and to so much."""
 
 _SUBPROBLEM_GAP = 0.3
-"""Of the gap that is allowed, a subproblem may leave so much."""
+"""Of the gap that is allowed, subproblems may leave so much."""
 
 _CEILING = 10.0
 """A unit of what is shared is never worth more than so many of the dearest replicas' price per unit."""
@@ -86,17 +88,18 @@ class Decomposed:
     alone: tuple[float, ...] = ()
 
 
-def decomposed(problem: FleetProblem, limits: Limits, memo: Memo) -> Decomposed:
+def decomposed(problem: FleetProblem, names: Sequence[str], limits: Limits, memo: Memo) -> Decomposed:
     """The cheapest mixes of many services within what they share; of those within the gap, one near to what runs.
 
     `INFEASIBLE` where a service cannot be served even alone, `NOTHING_FOUND` where no mixes found fit together.
 
     Args:
         problem: Services and what they share.
+        names: Names of the services, to find in the memo what was noted of them.
         limits: Time, and the gap at which to stop.
         memo: Keeps what is known of each service, and prices.
     """
-    return _Decomposition(problem, limits, memo).run()
+    return _Decomposition(problem, names, limits, memo).run()
 
 
 def needed_limits(shared: Sequence[SharedLimit]) -> tuple[SharedLimit, ...]:
@@ -118,7 +121,8 @@ def needed_limits(shared: Sequence[SharedLimit]) -> tuple[SharedLimit, ...]:
 class _Decomposition:
     """One run: prices, bound and plan so far."""
 
-    def __init__(self, problem: FleetProblem, limits: Limits, memo: Memo) -> None:
+    def __init__(self, problem: FleetProblem, names: Sequence[str], limits: Limits, memo: Memo) -> None:
+        self._names = tuple(names)
         self._problem = problem
         self._limits = limits
         self._memo = memo
@@ -128,21 +132,23 @@ class _Decomposition:
         self._kept = [undominated(service, problem.stock) for service in problem.services]
         self._distinct: dict[ServiceProblem, Columns] = {}
         self._services = [
-            self._columns(service.only(kept)) for service, kept in zip(problem.services, self._kept, strict=True)
+            self._columns(s, service.only(kept))
+            for s, (service, kept) in enumerate(zip(problem.services, self._kept, strict=True))
         ]
         self._master = Master(len(self._services), self._most, self._ceilings)
         self._added: list[dict[Mix, None]] = [{} for _ in self._services]
         self._moving: list[float] = []
+        self._last: dict[Columns, Priced] = {}
         self._bound = -math.inf
         self._prices = np.zeros(len(self._shared))
         self._best: Mixes | None = None
         self._seconds = 0.0
 
-    def _columns(self, service: ServiceProblem) -> Columns:
+    def _columns(self, s: int, service: ServiceProblem) -> Columns:
         fresh = service.fresh()
         if fresh not in self._distinct:
             known = self._memo.recall(("known mixes", fresh, self._shared), Known)
-            hints = cast("Sequence[Array]", self._memo.hint(_similar(fresh)) or ())
+            hints = cast("Sequence[Array]", self._memo.hint(("weights", self._names[s], fresh.variants)) or ())
             self._distinct[fresh] = Columns(fresh, self._shared, known, hints)
         return self._distinct[fresh]
 
@@ -151,29 +157,60 @@ class _Decomposition:
         if not noted:
             prices = self._light_sweeps(prices)
         for sweep in range(_SWEEPS):
-            if not self._sweep(prices, _NODES):
-                return Decomposed(Solution(Ending.INFEASIBLE, seconds=self._spent_s()))
-            if sweep == 0 and self._keep():
-                return self._ended(self._best)
-            relaxed = self._relaxed()
-            distance = relaxed.value - self._bound
-            allowed = self._limits.relative_gap * abs(relaxed.value)
-            if relaxed.within and distance <= _WORTH_CHOOSING * allowed and self._choose():
-                break
-            if self._spent_s() >= self._limits.time_limit_s:
-                break
+            for nodes in _NODES:
+                again = list(self._distinct.values()) if nodes == _NODES[0] else self._least_proven()
+                if not self._price(again, prices, nodes):
+                    return Decomposed(Solution(Ending.INFEASIBLE, seconds=self._spent_s()))
+                if sweep == 0 and nodes == _NODES[0] and self._keep():
+                    return self._ended(self._best)
+                relaxed = self._relaxed()
+                if self._worth_choosing(relaxed) and self._choose():
+                    return self._ended(self._least_changes())
+                if self._spent_s() >= self._limits.time_limit_s:
+                    return self._ended(self._least_changes())
             prices = self._prices + _TOWARDS_DUALS * (relaxed.prices - self._prices)
         return self._ended(self._least_changes())
 
+    def _worth_choosing(self, relaxed: Relaxed) -> bool:
+        allowed = _WORTH_CHOOSING * self._limits.relative_gap * abs(relaxed.value)
+        return relaxed.within and relaxed.value - self._bound <= allowed
+
     def _light_sweeps(self, prices: Array) -> Array:
-        """Prices at which mixes found without any search fit together, on the whole."""
+        """Good prices, as far as mixes that are found without any search tell.
+
+        What these mixes cost, less what there is at the prices, is an estimate of the bound from above, by little. The
+        prices with the highest are kept; next ones are tried between them and the master's dual prices, which are too
+        high as long as it knows few mixes.
+        """
+        best, highest = prices, -math.inf
         for _ in range(_LIGHT_SWEEPS):
-            if not self._sweep(prices, 0):
+            if not self._price(list(self._distinct.values()), prices, 0):
                 return prices
+            estimate = math.fsum(self._last[each].found for each in self._services) - float(prices @ self._most)
+            if estimate > highest:
+                best, highest = prices, estimate
             relaxed = self._relaxed()
-            step = _TOWARDS_DUALS if relaxed.within else _TOWARDS_CEILINGS
-            prices = prices + step * (relaxed.prices - prices)
-        return prices
+            if relaxed.within:
+                duals = np.minimum(relaxed.prices, _FURTHEST * best + _FIRST_RAISE * self._ceilings)
+                prices = best + _HALFWAY * (duals - best)
+            else:
+                over = relaxed.prices >= _AT_CEILING * self._ceilings
+                prices = np.where(over, np.maximum(_RAISED * prices, _FIRST_RAISE * self._ceilings), prices)
+        return best
+
+    def _least_proven(self) -> list[Columns]:
+        """Services of which longer searches could prove most of what is missing."""
+        times = Counter(self._services)
+        open_by = {each: times[each] * (priced.found - priced.bound) for each, priced in self._last.items()}
+        left = math.fsum(open_by.values())
+        allowed = _SUBPROBLEM_GAP * self._limits.relative_gap * abs(self._bound)
+        again: list[Columns] = []
+        for each in sorted(open_by, key=lambda each: -open_by[each]):
+            if left <= allowed:
+                break
+            left -= open_by[each]
+            again.append(each)
+        return again
 
     def _relaxed(self) -> Relaxed:
         relaxed = self._master.relax()
@@ -182,23 +219,23 @@ class _Decomposition:
 
     def _first_prices(self) -> tuple[Array, bool]:
         """Prices to start with, and whether they are those of an earlier plan."""
-        noted = cast("Array | None", self._memo.hint(("prices", self._names())))
+        noted = cast("Array | None", self._memo.hint(("prices", self._shared_names())))
         if noted is not None:
             return noted, True
         return relaxed_prices([each.service for each in self._services], self._shared, self._ceilings), False
 
-    def _names(self) -> tuple[object, ...]:
+    def _shared_names(self) -> tuple[object, ...]:
         return tuple((limit.pool, limit.group) if isinstance(limit, StockLimit) else "" for limit in self._shared)
 
-    def _sweep(self, prices: Array, nodes: int) -> bool:
-        """Price every service; False where one cannot be served."""
-        limits = Limits(self._limits.time_limit_s, self._limits.relative_gap * _SUBPROBLEM_GAP, nodes)
+    def _price(self, columns: Sequence[Columns], prices: Array, nodes: int) -> bool:
+        """Price these services, and take the bound and the mixes that follow; False where one cannot be served."""
+        limits = replace(self._sub_limits(), nodes=nodes)
         with ThreadPoolExecutor(_THREADS) as pool:
-            found = pool.map(lambda each: each.price(prices, limits), self._distinct.values())
-            results = dict(zip(self._distinct.values(), found, strict=True))
-        if any(ending is Ending.INFEASIBLE for _, ending in results.values()):
+            found = list(pool.map(lambda each: each.price(prices, limits), columns))
+        if any(math.isinf(priced.bound) for priced in found):
             return False
-        bound = math.fsum(results[each][0] for each in self._services) - float(prices @ self._most)
+        self._last.update(zip(columns, found, strict=True))
+        bound = math.fsum(self._last[each].bound for each in self._services) - float(prices @ self._most)
         if bound > self._bound:
             self._bound, self._prices = bound, prices
         for s, each in enumerate(self._services):
@@ -261,7 +298,7 @@ class _Decomposition:
     def _standing(self, s: int) -> Mix | None:
         """What runs of a service, or was planned for it before, where it still serves and keeps its rows."""
         service = self._problem.services[s].only(self._kept[s])
-        mix = service.running if any(service.running) else self._memo.hint(("mix", _similar(service)))
+        mix = service.running if any(service.running) else self._memo.hint(("mix", self._names[s], service.variants))
         if mix is None or not service.keeps_rows(cast("Mix", mix)):
             return None
         return cast("Mix", mix) if self._services[s].serves(cast("Mix", mix)) else None
@@ -307,16 +344,12 @@ class _Decomposition:
         return [bounds[each] for each in self._services]
 
     def _remember(self, mixes: Mixes | None) -> None:
-        self._memo.note(("prices", self._names()), self._prices)
+        self._memo.note(("prices", self._shared_names()), self._prices)
         for s, each in enumerate(self._services):
-            self._memo.note(_similar(each.service), each.known.weights)
+            its = (self._names[s], each.service.variants)
+            self._memo.note(("weights", *its), each.known.weights)
             if mixes is not None:
-                self._memo.note(("mix", _similar(each.service)), mixes[s])
-
-
-def _similar(service: ServiceProblem) -> tuple[object, ...]:
-    """What a service has in common with itself at another rate."""
-    return ("similar", service.variants, service.buckets)
+                self._memo.note(("mix", *its), mixes[s])
 
 
 def _ceiling(limit: SharedLimit, services: Sequence[ServiceProblem]) -> float:

@@ -11,11 +11,11 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from medley_planner.cheapest import cheapest, least_price, solve_pruned
+from medley_planner.cheapest import least_price, servable_alone, solve_pruned
 from medley_planner.fleet import Availability, Service, Stock
 from medley_planner.held import crowded_pools
 from medley_planner.memo import Memo
-from medley_planner.milp import Ending, Goal, Limits
+from medley_planner.milp import Goal, Limits
 from medley_planner.problem import FleetProblem, ServiceProblem, stock_limits
 from medley_planner.result import Binding, Outcome
 from medley_planner.spread import spread_words, unkept_spread
@@ -64,7 +64,7 @@ def diagnose(
         memo: Keeps solutions by problem.
     """
     alone = FleetProblem((problem,), stock_limits((problem,), stock))
-    if cheapest(alone, limits, memo).ending is not Ending.INFEASIBLE:
+    if servable_alone(alone, limits, memo):
         return None
     if not _fits(service, stock):
         return None

@@ -58,6 +58,7 @@ def service_problem(
         availability=service.availability,
         spot_pools=_spot_pools(candidates, pools),
         queues=_queues(service, candidates),
+        priority=service.priority,
     )
 
 

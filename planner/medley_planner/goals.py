@@ -17,10 +17,11 @@ class Goal(enum.Enum):
     LEAST_BILL = "least bill"
     """Mixes that serve everything and add as little as possible to the bill, whatever interruptions cost."""
     MOST_SERVED = "most served"
-    """Mixes that leave the least demand unserved, in requests per second; lower bounds on replicas do not count, nor
-    what must survive a loss."""
+    """Mixes that leave the least demand unserved, in requests per second, of the highest priority of which it is not
+    known yet how much; lower bounds on replicas do not count, nor what must survive a loss."""
     CHEAPEST_OF_MOST_SERVED = "cheapest of most served"
-    """Of those that leave no more than `least_unserved`: lower bounds kept as stock allows, then the cheapest."""
+    """Of those that leave no more unserved than that, of any priority: lower bounds kept as stock allows, then the
+    cheapest."""
     LEAST_EXTRA_STOCK = "least extra stock"
     """Mixes that serve everything with GPUs beyond the stock, as few dollars' worth as possible."""
     FEWEST_REPLICAS = "fewest replicas"
@@ -29,6 +30,10 @@ class Goal(enum.Enum):
 
 LEAVES_UNSERVED = (Goal.MOST_SERVED, Goal.CHEAPEST_OF_MOST_SERVED)
 """The goals for which not everything needs to be served."""
+
+
+Unserved = tuple[tuple[int, float], ...]
+"""By priority, the highest first: the share of all requests that may stay unserved."""
 
 
 class Ending(enum.Enum):

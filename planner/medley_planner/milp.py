@@ -35,7 +35,7 @@ from collections.abc import Collection
 
 import pulp
 
-from medley_planner.goals import LEAVES_UNSERVED, Ending, Goal, Limits, Solution
+from medley_planner.goals import LEAVES_UNSERVED, Ending, Goal, Limits, Solution, Unserved
 from medley_planner.problem import TIE_USD_PER_GPU_HOUR, FleetProblem, ServiceProblem
 
 __all__ = ["Ending", "Goal", "Limits", "Solution", "solve"]
@@ -51,27 +51,28 @@ Terms = list[tuple[pulp.LpVariable, float]]
 """A linear expression; each variable once, since PuLP keeps the last of a pair."""
 
 
-def solve(problem: FleetProblem, goal: Goal, limits: Limits, *, least_unserved: float = 0.0) -> Solution:
+def solve(problem: FleetProblem, goal: Goal, limits: Limits, *, unserved: Unserved = ()) -> Solution:
     """Solve one integer programme.
 
     Args:
         problem: Services and what they share.
         goal: What to look for.
         limits: Time and gap.
-        least_unserved: With `CHEAPEST_OF_MOST_SERVED`: share of all requests that may stay unserved.
+        unserved: How much may stay unserved; priorities that are left out are free, of which `MOST_SERVED` serves the
+            highest.
     """
-    return _Programme(problem, goal, least_unserved).solve(limits)
+    return _Programme(problem, goal, unserved).solve(limits)
 
 
 class _Programme:
     """One model under construction; names of variables and constraints are those of the formulation."""
 
-    def __init__(self, problem: FleetProblem, goal: Goal, least_unserved: float) -> None:
+    def __init__(self, problem: FleetProblem, goal: Goal, unserved: Unserved) -> None:
         self.problem = problem
         self.goal = goal
         self.model = pulp.LpProblem("medley", pulp.LpMinimize)
         self.objective: Terms = []
-        self.unserved: Terms = []
+        self.unserved: dict[int, Terms] = {service.priority: [] for service in problem.services}
         self.replicas = [
             [self._replica_variable(s, v) for v in range(len(service.variants))]
             for s, service in enumerate(problem.services)
@@ -81,19 +82,20 @@ class _Programme:
         total_rps = math.fsum(rate for service in problem.services for rate in service.rates)
         for s, service in enumerate(problem.services):
             usable = [self._usable(s, v, service) for v in range(len(service.variants))]
-            unserved = self._unserved(s, service, total_rps)
+            left = self._unserved(s, service, total_rps)
             everything = range(len(service.variants))
-            self._served(f"_{s}", service, usable, unserved, among=everything, share=1.0)
-            for p, (_, left) in enumerate(service.losses if goal not in LEAVES_UNSERVED else ()):
+            self._served(f"_{s}", service, usable, left, among=everything, share=1.0)
+            for p, (_, remaining) in enumerate(service.losses if goal not in LEAVES_UNSERVED else ()):
                 survives = service.availability.survivable_share
-                self._served(f"_{s}_without_{p}", service, usable, None, among=left, share=survives)
+                self._served(f"_{s}_without_{p}", service, usable, None, among=remaining, share=survives)
             self._count_rows(s, service)
             self._price(s, service)
         self._stock()
         self._fleet_cost_cap()
-        if goal is Goal.CHEAPEST_OF_MOST_SERVED:
-            self._at_most("unserved", self.unserved, least_unserved)
-        objective = self.unserved if goal is Goal.MOST_SERVED else self.objective
+        for priority, share in unserved:
+            self._at_most(f"unserved_{priority}", self.unserved[priority], share)
+        free = max((priority for priority in self.unserved if priority not in dict(unserved)), default=None)
+        objective = self.unserved[free] if goal is Goal.MOST_SERVED and free is not None else self.objective
         self.model.setObjective(pulp.LpAffineExpression(objective))
 
     def _replica_variable(self, s: int, v: int) -> pulp.LpVariable:
@@ -141,7 +143,9 @@ class _Programme:
         if self.goal not in LEAVES_UNSERVED:
             return None
         variables = [self.model.add_variable(f"u_{s}_{b}", 0, 1) for b in range(len(service.rates))]
-        self.unserved += [(u, rate / total_rps) for u, rate in zip(variables, service.rates, strict=True)]
+        self.unserved[service.priority] += [
+            (u, rate / total_rps) for u, rate in zip(variables, service.rates, strict=True)
+        ]
         return variables
 
     def _served(

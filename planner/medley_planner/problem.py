@@ -82,6 +82,7 @@ class ServiceProblem:
         availability: How replicas must be spread.
         spot_pools: Pools of `variants` that may be taken away, sorted.
         queues: How requests wait for replicas of v; empty where nothing is kept free for that.
+        priority: Where stock is short, services of higher priority are served first.
     """
 
     variants: tuple[Variant, ...]
@@ -100,6 +101,7 @@ class ServiceProblem:
     availability: Availability
     spot_pools: tuple[str, ...] = ()
     queues: tuple[Queue, ...] = ()
+    priority: int = 0
 
     def __hash__(self) -> int:
         """Cheap and good enough to tell problems apart; equality compares everything."""

@@ -10,14 +10,14 @@ The rows are those of `milp.py` without demand and capacity, which the cuts of `
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import highspy
 import numpy as np
 import numpy.typing as npt
 
-from medley_planner.goals import LEAVES_UNSERVED, Goal
+from medley_planner.goals import LEAVES_UNSERVED, Goal, Unserved
 from medley_planner.problem import LOAD_TOLERANCE, TIE_USD_PER_GPU_HOUR, FleetProblem, ServiceProblem, StockLimit
 from medley_planner.serving import Array, Cut, quiet_highs
 
@@ -132,11 +132,14 @@ class _Model:
 class Programme:
     """The programme over replicas of some services; cuts are added to it as they are found."""
 
-    def __init__(self, problem: FleetProblem, goal: Goal, least_unserved: float) -> None:
+    def __init__(self, problem: FleetProblem, goal: Goal, unserved: Unserved) -> None:
         self._problem = problem
         self._goal = goal
         self._model = _Model()
         self._total_rps = math.fsum(rate for service in problem.services for rate in service.rates)
+        known = dict(unserved)
+        free = [service.priority for service in problem.services if service.priority not in known]
+        self._first = max(free, default=0)
         pools = sorted({limit.pool for limit in problem.stock})
         self._extra = {pool: self._extra_column(pool) for pool in pools if goal is Goal.LEAST_EXTRA_STOCK}
         services = tuple(self._service(service) for service in problem.services)
@@ -151,12 +154,16 @@ class Programme:
             if isinstance(limit, StockLimit) and limit.pool in self._extra:
                 terms.append((self._extra[limit.pool], -1.0))
             self._model.row(terms, upper=limit.most)
-        if goal is Goal.CHEAPEST_OF_MOST_SERVED:
-            self._model.row([(each.unserved, 1.0) for each in services], upper=least_unserved * self._total_rps)
+        for priority, share in unserved:
+            left = [
+                each.unserved for each, of in zip(services, problem.services, strict=True) if of.priority == priority
+            ]
+            self._model.row([(column, 1.0) for column in left], upper=share * self._total_rps)
         costs = np.array(self._model.costs, dtype=np.float64)
         self._own_costs = [costs[each.replicas] for each in services]
         self._surcharges = [np.zeros(len(each.replicas)) for each in services]
         self._highs = self._model.passed()
+        self._cut_owners: list[int] = []
         self._searches = any(self._model.whole)
 
     def unit_costs(self, s: int) -> Array:
@@ -185,7 +192,8 @@ class Programme:
         usable = tuple(self._steps(service, v, column) for v, column in enumerate(columns)) if service.queues else ()
         unserved = -1
         if self._goal in LEAVES_UNSERVED:
-            cost = 1.0 / self._total_rps if self._goal is Goal.MOST_SERVED and self._total_rps > 0 else 0.0
+            first = self._goal is Goal.MOST_SERVED and service.priority == self._first
+            cost = 1.0 / self._total_rps if first and self._total_rps > 0 else 0.0
             unserved = self._model.column(cost, math.fsum(service.rates))
         for row in service.rows:
             terms = [(column, weight) for column, weight in zip(columns, row.weights, strict=True) if weight]
@@ -260,8 +268,18 @@ class Programme:
                 terms[each.unserved] = scale
             columns = np.array(list(terms), dtype=np.int32)
             self._highs.addRow(1.0, _INFINITY, len(terms), columns, np.array(list(terms.values())))
+            self._cut_owners.append(s)
             added += 1
         return added
+
+    def forget_cuts(self, s: int, places: Collection[int]) -> None:
+        """Take cuts of a service out, by their places in the order in which they were added."""
+        own = [row for row, owner in enumerate(self._cut_owners) if owner == s]
+        rows = sorted(own[place] for place in places)
+        first = len(self._model.rows)
+        self._highs.deleteRows(len(rows), np.array([first + row for row in rows], dtype=np.int32))
+        gone = set(rows)
+        self._cut_owners = [owner for row, owner in enumerate(self._cut_owners) if row not in gone]
 
     def relax(self) -> Found:
         """Solve without asking for whole numbers."""

@@ -14,10 +14,11 @@ from medley_planner.cheapest import within_bounds
 from medley_planner.dominance import undominated
 from medley_planner.figures import service_problem
 from medley_planner.fleet import FleetState, Method, PlanOptions, ReplicaBounds, Variant
+from medley_planner.goals import Ending, Goal, Limits, Solution, Unserved
 from medley_planner.greedy import greedy
 from medley_planner.lower_bound import fractional_bound, gap
 from medley_planner.memo import Memo
-from medley_planner.milp import Ending, Goal, Limits, Solution, solve
+from medley_planner.milp import solve
 from medley_planner.plan import plan
 from medley_planner.problem import FleetProblem, ServiceProblem, stock_limits
 from medley_planner.result import Outcome, SolverStatus
@@ -126,10 +127,10 @@ def without_joint_solver(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every coalition counts as large, and the solver never ends on more than one service."""
     monkeypatch.setattr(coalitions_module, "_LARGE_SHARES", 0)
 
-    def alone_only(problem: FleetProblem, goal: Goal, limits: Limits, *, least_unserved: float = 0.0) -> Solution:
+    def alone_only(problem: FleetProblem, goal: Goal, limits: Limits, *, unserved: Unserved = ()) -> Solution:
         if len(problem.services) > 1:
             return Solution(Ending.NOTHING_FOUND)
-        return solve(problem, goal, limits, least_unserved=least_unserved)
+        return solve(problem, goal, limits, unserved=unserved)
 
     monkeypatch.setattr(cheapest_module, "solve", alone_only)
 
