@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field
 from medley_operator.api.base import ATOMIC_LIST, ApiModel, Integer, Number, Rule, StatusModel, map_list, ordered
 from medley_operator.api.conditions import Condition
 from medley_operator.api.metadata import ObjectMeta
+from medley_planner.fleet import Parallelism
 
 DataType = Literal["bf16", "fp16", "fp8", "int8", "int4", "mxfp4", "nvfp4"]
 CacheType = Literal["bf16", "fp16", "fp8", "int8", "int4"]
@@ -134,13 +135,22 @@ class Measurement(ApiModel):
     gpu: str = Field(min_length=1, max_length=63)
     """GPU type, as in a GPUPool's spec.gpu.type."""
     tensor_parallel: TensorParallelSize
-    """GPUs of the replica."""
+    """GPUs of the replica that shared every matrix product."""
+    pipeline_parallel: TensorParallelSize | None = None
+    """Stages of its pipeline. Default: 1."""
+    data_parallel: TensorParallelSize | None = None
+    """Its data parallel ranks; rates are the whole replica's. Default: 1."""
     engine: Literal["vllm", "sglang", "custom"] | None = None
     """Engine that was measured. Default: used for every engine."""
     points: tuple[MeasuredPoint, ...] = Field(min_length=1, max_length=1024, json_schema_extra=ATOMIC_LIST)
     """The measured points."""
     source: str = Field("", max_length=1024)
     """Where the figures come from: command, date, engine version."""
+
+    @property
+    def parallelism(self) -> Parallelism:
+        """How the replica's GPUs shared the work."""
+        return Parallelism(self.tensor_parallel, self.pipeline_parallel or 1, self.data_parallel or 1)
 
 
 class ModelProfileSpec(ApiModel):

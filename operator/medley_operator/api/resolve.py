@@ -312,6 +312,8 @@ def _throughput_points(profile: ModelProfile) -> list[ThroughputPoint]:
         ThroughputPoint(
             gpu=_catalogue_name(measurement.gpu),
             tensor_parallel=measurement.tensor_parallel,
+            pipeline_parallel=measurement.parallelism.pipeline,
+            data_parallel=measurement.parallelism.data,
             engine=measurement.engine,
             input_tokens=point.input_tokens,
             output_tokens=point.output_tokens,

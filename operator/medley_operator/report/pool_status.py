@@ -67,4 +67,4 @@ def _profile_ready(view: ProfileView) -> Finding:
 
 
 def _measured_variants(profile: ModelProfile) -> tuple[str, ...]:
-    return tuple(sorted({f"{table.gpu}/tp{table.tensor_parallel}" for table in profile.spec.measurements}))
+    return tuple(sorted({f"{table.gpu}/{table.parallelism}" for table in profile.spec.measurements}))
