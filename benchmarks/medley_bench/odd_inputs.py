@@ -69,10 +69,10 @@ def case(seed: int, number: int) -> Case:
     """The case of a number."""
     rng = random.Random(f"{seed}/{number}")
     kinds: tuple[tuple[str, int, Callable[[random.Random], Case]], ...] = (
-        ("fields", 34, _fields),
-        ("extremes", 26, _extremes),
+        ("fields", 30, _fields),
+        ("extremes", 32, _extremes),
         ("conflicts", 8, _conflicts),
-        ("text", 20, _text),
+        ("text", 18, _text),
         ("yaml", 6, _yaml),
         ("files", 3, _files),
         ("flags", 3, _flags),
@@ -114,6 +114,9 @@ def _pool(rng: random.Random, name: str, gpu: str) -> Manifest:
     }
     if rng.random() < 0.6:
         spec["limit"] = rng.choice((0, 1, 3, 8, 100))
+    if rng.random() < 0.3:
+        spec["capacityType"] = rng.choice(("Spot", "Spot", "Reserved"))
+        spec |= {"interruptionsPerHour": rng.choice((0, 0.1, 30))} if spec["capacityType"] == "Spot" else {}
     return _object("GPUPool", name, spec)
 
 
@@ -160,6 +163,15 @@ def _service(rng: random.Random, name: str) -> Manifest:
         spec["gpus"] = {"tensorParallel": rng.choice(([1], [1, 2], [8]))}
     if rng.random() < 0.2:
         spec["scaling"] = {"minReplicas": rng.randint(1, 4), "headroom": rng.choice((0, 0.2, 0.9))}
+    if rng.random() < 0.2:
+        spec.setdefault("scaling", {})["noWaitShare"] = rng.choice((0, 0.5, 0.99))
+    if rng.random() < 0.2:
+        spec["objectives"]["timePerOutputToken"]["percentile"] = rng.choice((50, 95, 99.9))
+    if rng.random() < 0.2:
+        spot = {"maxShare": rng.choice((0, 0.5, 1)), "survivableShare": rng.choice((0, 0.5, 1))}
+        spec.setdefault("gpus", {}).update(spot=spot, maxSharePerPool=rng.choice((0.5, 0.67, 1)))
+    if rng.random() < 0.2:
+        spec["priority"] = rng.choice((-1, 1, 1_000_000))
     return _object("LLMService", name, spec)
 
 
@@ -243,12 +255,14 @@ def _extremes(rng: random.Random) -> Case:
 
 
 def _put_somewhere(rng: random.Random, value: Manifest, schema: dict[str, Any], names: list[str]) -> None:
-    """One field anew, somewhere below an object: more often one that is there than one that is not."""
+    """One field anew, somewhere below an object: more often one that is there than one that is not, and of those more
+    often a figure than a name, which mostly leads nowhere."""
     fields = schema.get("properties", {})
     if not fields:
         return
     present = sorted(key for key in value if key in fields)
-    key = rng.choice(present if present and rng.random() < 0.6 else sorted(fields))
+    figures = sorted(key for key, of in fields.items() if of.get("type") != "string" or "enum" in of)
+    key = rng.choice(present if present and rng.random() < 0.6 else figures or sorted(fields))
     of = fields[key]
     items = of.get("items", {})
     if "properties" in of and (key in value or not of.get("required")):

@@ -228,3 +228,15 @@ def test_version_and_help() -> None:
     assert medley("version").stdout.strip()
     assert "plan" in medley("--help").stdout
     assert medley("plan").exit_code == 2
+
+
+def test_variants_that_do_a_part_of_requests_are_told_apart() -> None:
+    result = plan_of(POOL, PROFILE, SERVICE, flags=("--disaggregated",))
+    assert result.exit_code == 0, result.output
+    rows = [line.split("  ")[1] for line in result.stdout.splitlines() if line.startswith("  l4 × ")]
+    assert any(row.endswith("(prefill)") for row in rows)
+    assert any(row.endswith("(decode)") for row in rows)
+    found = answer(plan_of(POOL, PROFILE, SERVICE, flags=("--disaggregated", "-o", "json")))["services"][0]["plan"]
+    rows = [(each["pool"], each["tensorParallel"], each.get("role")) for each in found["entries"] + found["rejected"]]
+    assert len(rows) == len(set(rows))
+    assert {role for _, _, role in rows} == {None, "prefill", "decode"}

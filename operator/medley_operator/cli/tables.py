@@ -23,6 +23,8 @@ from medley_operator.cli.planning import FEASIBLE, PlannedFleet
 from medley_operator.cli.sensitivity import sensitivity_tables
 
 MAX_ALTERNATIVES = 8
+MAX_SIZES = 6
+"""So many ways to share the work are named in a row; `-o json` shows all."""
 
 
 def fleet_tables(planned: PlannedFleet) -> RenderableType:
@@ -70,11 +72,15 @@ def replica_text(row: VariantRow) -> str:
     return shared if row.role is None else f"{shared}, {row.role}"
 
 
+def _shared_by(row: VariantRow) -> str:
+    """How many GPUs a replica has, and how they share the work where it is not every matrix product."""
+    gpus = row.parallelism.gpus
+    return str(gpus) if gpus == row.parallelism.tensor else f"{gpus} ({row.parallelism})"
+
+
 def _gpus_text(row: VariantRow) -> str:
-    """How many GPUs a replica has, how they share the work where it is not every matrix product, and their part."""
-    told = [] if row.parallelism.gpus == row.parallelism.tensor else [str(row.parallelism)]
-    told += [] if row.role is None else [row.role]
-    return f"{row.parallelism.gpus} ({', '.join(told)})" if told else str(row.parallelism.gpus)
+    """The same, and the part of requests that it does."""
+    return _shared_by(row) if row.role is None else f"{_shared_by(row)} ({row.role})"
 
 
 def plan_tables(plan: PlanStatus) -> RenderableType:
@@ -151,15 +157,20 @@ def _alternatives_table(alternatives: Sequence[PlanAlternative]) -> Table:
 
 
 def _rejections_table(rejected: Sequence[PlanRejection]) -> Table:
-    """Variants that are not in the mix; those of a pool with the same reason share a row."""
+    """Variants that are not in the mix; those of a pool that do the same part, with the same reason, share a row."""
     table = columns("not in the mix", "because")
     table.add_column("")
-    ordered = sorted(rejected, key=lambda row: (row.pool, row.reason, row.role or "", row.parallelism))
-    for (pool, reason), rows in groupby(ordered, key=lambda row: (row.pool, row.reason)):
+    ordered = sorted(rejected, key=lambda row: (*_group(row), row.parallelism))
+    for (pool, role, reason), rows in groupby(ordered, key=_group):
         same = list(rows)
-        sizes = ", ".join(_gpus_text(row) for row in same)
-        table.add_row(f"{pool} × {sizes}", reason, same[0].detail)
+        sizes = [_shared_by(row) for row in same[:MAX_SIZES]] + (["…"] if len(same) > MAX_SIZES else [])
+        part = f" ({role})" if role else ""
+        table.add_row(f"{pool} × {', '.join(sizes)}{part}", reason, same[0].detail)
     return table
+
+
+def _group(row: PlanRejection) -> tuple[str, str, str]:
+    return row.pool, row.role or "", row.reason
 
 
 def _served_table(planned: PlannedFleet) -> Table:
