@@ -87,6 +87,14 @@ def test_json_says_what_the_figures_mean() -> None:
     assert made["cacheBytesAtMaxContext"] == 2 * 8 * 64 * 2 * (12 * 131072 + 12 * 128)
 
 
+def test_the_gpus_that_hold_a_model_are_told() -> None:
+    small = json.loads(medley("Qwen/Qwen3-8B", "-o", "json").stdout)["gpusForMaxContext"]
+    assert (small["H100-80GB"], small["L4"], small["A10G"]) == (1, 2, 2)
+    large = json.loads(medley("moonshotai/Kimi-K2-Instruct", "-o", "json").stdout)["gpusForMaxContext"]
+    assert (large["B200"], large["H200"]) == (8, None)
+    assert "8×B200" in medley("moonshotai/Kimi-K2-Instruct").stdout
+
+
 def test_without_an_argument_the_catalogue_is_listed() -> None:
     listed = json.loads(medley("-o", "json").stdout)
 

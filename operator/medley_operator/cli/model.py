@@ -13,14 +13,19 @@ from rich.text import Text
 from medley_operator.api.catalogue import profile_of
 from medley_operator.cli.columns import rows_table
 from medley_operator.cli.inputs import STDIN, InputError, Mistake
+from medley_operator.cli.prices import LIST_PRICES
 from medley_planner.config_fields import MAX_CHARACTERS
 from medley_planner.config_json import ConfigError, ModelReading, read_config
+from medley_planner.fleet import GROUP_SIZES, Parallelism
+from medley_planner.gpus import gpu_type
 from medley_planner.known_models import UnknownModelError, catalogue_of_models, known_model
+from medley_planner.memory import too_small
 from medley_planner.models import ModelArchitecture
 
 CONFIG, QUANTISATION = "config.json", "hf_quant_config.json"
 GIB, KIB = 2**30, 2**10
 MAX_ID = 253
+GPUS_OF_A_NODE = 8
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,7 @@ class FoundModel:
             "weightBytes": round(model.weight_bytes),
             "keyValueBytesPerToken": model.key_value_bytes_per_token,
             "cacheBytesAtMaxContext": model.cache_bytes(model.max_context_tokens),
+            "gpusForMaxContext": fewest_gpus(model),
             "source": self.source,
             "also": list(self.also),
             "notes": list(self.reading.notes),
@@ -99,6 +105,24 @@ def find_model(asked: str, *, name: str | None = None) -> FoundModel:
     return FoundModel(
         (name or own)[:MAX_ID], source, known.reading, tuple(other for other in known.names if other != own)
     )
+
+
+def fewest_gpus(model: ModelArchitecture) -> dict[str, int | None]:
+    """The fewest GPUs of a node, of each type with a list price, whose memory holds the model and one request of its
+    longest context, in tensor parallel; None where a node of eight does not.
+    """
+    sizes = [size for size in GROUP_SIZES if size <= GPUS_OF_A_NODE and model.attention_heads % size == 0]
+    return {
+        name: next(
+            (
+                size
+                for size in sizes
+                if not too_small(model, gpu_type(name), Parallelism(size), model.max_context_tokens)
+            ),
+            None,
+        )
+        for name in sorted(LIST_PRICES)
+    }
 
 
 def model_tables(found: FoundModel) -> RenderableType:
@@ -167,6 +191,9 @@ def _facts(model: ModelArchitecture, reading: ModelReading) -> list[tuple[str, s
     facts.append(("cache", f"{model.key_value_bytes_per_token / KIB:,.1f} KiB per token"))
     longest = model.cache_bytes(model.max_context_tokens) / GIB
     facts.append(("context", f"{model.max_context_tokens:,} tokens, whose cache takes {longest:,.1f} GiB"))
+    fewest = fewest_gpus(model)
+    held = ", ".join(f"{count}×{name}" for name, count in fewest.items() if count is not None)
+    facts.append(("fits with it on", held or f"no {GPUS_OF_A_NODE} GPUs of {', '.join(fewest)}"))
     return facts
 
 
