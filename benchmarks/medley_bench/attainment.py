@@ -10,7 +10,7 @@ import gzip
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -163,6 +163,27 @@ def fitted(case: Case, options: RunOptions) -> Replayed | None:
         return None
     plan_of_it = found.service_plan
     return Replayed(_mix(plan_of_it), plan_of_it.cost_usd_per_hour, found.measures.objectives, attained=True)
+
+
+def fitted_before(case: Case, options: RunOptions) -> Replayed | None:
+    """The fleet that fits the first half of the trace, replayed on the second half, of which it knows nothing."""
+    requests = requests_of(case.trace, case.speed)
+    known = requests.until(requests.span_s / 2)
+    later = slice(len(known), len(requests))
+    unknown = Requests(
+        requests.arrivals_s[later] - requests.arrivals_s[len(known)],
+        requests.input_tokens[later],
+        requests.output_tokens[later],
+    )
+    seen = Trace(known.arrivals_s - known.arrivals_s[0], known.input_tokens, known.output_tokens)
+    service = replace(service_of(case), rate_rps=seen.rate_rps, sizes=histogram_of(seen))
+    state = FleetState((service,), pools())
+    found = fit(state, case.trace, known, options, horizon_s=known.span_s, memo=MEMO)
+    if found is None:
+        return None
+    plan_of_it = found.service_plan
+    kept = replay(state, case.trace, plan_of_it, unknown, options, horizon_s=unknown.span_s)
+    return Replayed(_mix(plan_of_it), plan_of_it.cost_usd_per_hour, (), attained=kept is not None)
 
 
 def _mix(service_plan: ServicePlan) -> tuple[tuple[Variant, int], ...]:
