@@ -54,8 +54,6 @@ async def hand_over(
             moved = await _pass_blocks((old, rank), (new, target), sequences, manager)
             counted["moved" if moved else "replayed"] += len(sequences)
             _resume((old, rank), (new, target), sequences, dispatcher)
-        if old.state == "attached":
-            old.links[rank].tell("handed", ids=[s["id"] for s in reply["sequences"]])
     if counted["moved"] + counted["replayed"] and new.state == "attached":
         # Once for all, and those in the midst of their answers first.
         for rank in new.leaders if decoding else ():
