@@ -25,7 +25,8 @@ from medley_planner.goals import LEAVES_UNSERVED, Ending, Goal, Limits, Solution
 from medley_planner.neighbours import moves
 from medley_planner.problem import FleetProblem, ServiceProblem
 from medley_planner.replica_rows import Programme
-from medley_planner.serving import Array, Cut, Serving
+from medley_planner.serving import Cut, Serving
+from medley_planner.sparse import Array
 
 ABSOLUTE_GAP = 1e-7
 

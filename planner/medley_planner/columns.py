@@ -23,7 +23,8 @@ from medley_planner.problem import (
     SharedLimit,
     StockLimit,
 )
-from medley_planner.serving import Array, Serving
+from medley_planner.serving import Serving
+from medley_planner.sparse import Array
 
 Mix = tuple[int, ...]
 

@@ -38,7 +38,7 @@ from medley_planner.master import Master, Relaxed
 from medley_planner.memo import Memo
 from medley_planner.problem import LOAD_TOLERANCE, FleetProblem, ServiceProblem, SharedLimit, StockLimit
 from medley_planner.relaxed_prices import relaxed_prices
-from medley_planner.serving import Array
+from medley_planner.sparse import Array
 
 _SWEEPS = 6
 _LIGHT_SWEEPS = 4

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import highspy
 import numpy as np
 
-from medley_planner.serving import Array, quiet_highs
+from medley_planner.sparse import Array, quiet_highs
 
 _BEYOND = 1e-6
 _CHOSEN = 0.5

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from medley_planner.fleet import Role
 from medley_planner.problem import TIE_USD_PER_GPU_HOUR, ServiceProblem, SharedLimit, StockLimit
-from medley_planner.serving import Array, quiet_highs
+from medley_planner.sparse import Array, quiet_highs
 
 _STEPS = 60
 _ENOUGH = 1e-3

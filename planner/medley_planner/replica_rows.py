@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import highspy
 import numpy as np
@@ -19,7 +19,8 @@ import numpy.typing as npt
 
 from medley_planner.goals import LEAVES_UNSERVED, Goal, Unserved
 from medley_planner.problem import LOAD_TOLERANCE, TIE_USD_PER_GPU_HOUR, FleetProblem, ServiceProblem, StockLimit
-from medley_planner.serving import Array, Cut, quiet_highs
+from medley_planner.serving import Cut
+from medley_planner.sparse import Array, SparseModel, Term
 
 _INFINITY = highspy.kHighsInf
 
@@ -36,7 +37,6 @@ _SEARCH_OPTIONS = (
 )
 """Programmes of a few dozen rows: most of what helps large ones costs more here than the search itself."""
 
-Term = tuple[int, float]
 Indices = npt.NDArray[np.int64]
 
 
@@ -90,52 +90,13 @@ class Found:
     seconds: float
 
 
-@dataclass
-class _Model:
-    """Columns and rows under construction."""
-
-    costs: list[float] = field(default_factory=list)
-    upper: list[float] = field(default_factory=list)
-    whole: list[bool] = field(default_factory=list)
-    rows: list[tuple[Sequence[Term], float, float]] = field(default_factory=list)
-
-    def column(self, cost: float, upper: float = math.inf, *, whole: bool = False) -> int:
-        self.costs.append(cost)
-        self.upper.append(upper)
-        self.whole.append(whole)
-        return len(self.costs) - 1
-
-    def row(self, terms: Sequence[Term], lower: float = -math.inf, upper: float = math.inf) -> None:
-        self.rows.append((terms, lower, upper))
-
-    def passed(self) -> highspy.Highs:
-        lp = highspy.HighsLp()
-        lp.num_col_, lp.num_row_ = len(self.costs), len(self.rows)
-        lp.col_cost_ = np.array(self.costs)
-        lp.col_lower_, lp.col_upper_ = np.zeros(len(self.costs)), np.array(self.upper)
-        lp.row_lower_ = np.array([lower for _, lower, _ in self.rows])
-        lp.row_upper_ = np.array([upper for _, _, upper in self.rows])
-        lp.integrality_ = [
-            highspy.HighsVarType.kInteger if whole else highspy.HighsVarType.kContinuous for whole in self.whole
-        ]
-        lp.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
-        lp.a_matrix_.start_ = np.cumsum([0, *(len(terms) for terms, _, _ in self.rows)]).astype(np.int32)
-        lp.a_matrix_.index_ = np.array([column for terms, _, _ in self.rows for column, _ in terms], dtype=np.int32)
-        lp.a_matrix_.value_ = np.array([value for terms, _, _ in self.rows for _, value in terms], dtype=np.float64)
-        highs = quiet_highs()
-        for option, setting in _SEARCH_OPTIONS:
-            highs.setOptionValue(option, setting)
-        highs.passModel(lp)
-        return highs
-
-
 class Programme:
     """The programme over replicas of some services; cuts are added to it as they are found."""
 
     def __init__(self, problem: FleetProblem, goal: Goal, unserved: Unserved) -> None:
         self._problem = problem
         self._goal = goal
-        self._model = _Model()
+        self._model = SparseModel()
         self._total_rps = math.fsum(rate for service in problem.services for rate in service.rates)
         known = dict(unserved)
         free = [service.priority for service in problem.services if service.priority not in known]
@@ -162,7 +123,7 @@ class Programme:
         costs = np.array(self._model.costs, dtype=np.float64)
         self._own_costs = [costs[each.replicas] for each in services]
         self._surcharges = [np.zeros(len(each.replicas)) for each in services]
-        self._highs = self._model.passed()
+        self._highs = self._model.passed(_SEARCH_OPTIONS)
         self._cut_owners: list[int] = []
         self._searches = any(self._model.whole)
 

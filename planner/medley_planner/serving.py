@@ -33,8 +33,7 @@ import numpy.typing as npt
 
 from medley_planner.fleet import Role
 from medley_planner.problem import ServiceProblem
-
-Array = npt.NDArray[np.float64]
+from medley_planner.sparse import Array, SolverFailedError, quiet_highs
 
 TOLERANCE = 4e-7
 """Loads beyond what replicas may take, in replicas: below `LOAD_TOLERANCE`, which the split has to keep."""
@@ -63,10 +62,6 @@ class Cut:
     def missing(self, usable: Array, unserved: float = 0.0) -> float:
         """By how much it is broken; not positive where it holds."""
         return self.least - float(self.weights @ usable) - unserved
-
-
-class SolverFailedError(RuntimeError):
-    """The solver failed on a linear programme that always has a solution."""
 
 
 class Serving:
@@ -259,14 +254,6 @@ class _Transport:
             raise SolverFailedError(f"transport: {self._highs.getModelStatus()}")
         duals = np.array(self._highs.getSolution().row_dual[self._demand_rows :])
         return float(self._highs.getInfo().objective_function_value), np.maximum(-duals, 0.0)
-
-
-def quiet_highs() -> highspy.Highs:
-    """A solver that prints nothing and gives the same answer every time."""
-    highs = highspy.Highs()
-    for option, value in (("output_flag", False), ("threads", 1), ("random_seed", 0)):
-        highs.setOptionValue(option, value)
-    return highs
 
 
 def set_matrix(lp: highspy.HighsLp, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64], values: Array) -> None:

@@ -18,19 +18,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import pulp
-
 from medley_planner.memo import Memo
 from medley_planner.problem import LOAD_TOLERANCE, ServiceProblem
+from medley_planner.sparse import SparseModel
 
 _NOISE = 1e-9
 
 Shares = dict[tuple[int, int], float]
 """x by (b, v)."""
-
-
-class SplitError(RuntimeError):
-    """The solver failed on a linear programme that always has a solution."""
 
 
 @dataclass(frozen=True)
@@ -108,51 +103,42 @@ class _Splitting:
         return self._measured(self._most_served())
 
     def _balanced(self) -> Shares:
-        model = pulp.LpProblem("balanced", pulp.LpMinimize)
-        busiest = model.add_variable("theta", 0)
-        x = self._variables(model)
-        model.setObjective(pulp.LpAffineExpression([(busiest, 1.0)]))
+        model = SparseModel()
+        busiest = model.column(1.0)
+        x = self._columns(model)
         for b, parts in enumerate(self.computing):
-            for i, variants in enumerate(parts):
-                terms = pulp.LpAffineExpression([(x[b, v], 1.0) for v in variants])
-                model.addConstraint(pulp.LpConstraint(terms, pulp.LpConstraintEQ, f"demand_{b}_{i}", self.share))
+            for variants in parts:
+                model.row([(x[b, v], 1.0) for v in variants], self.share, self.share)
         self._add_capacity(model, x, busiest)
         return self._exact(_solved(model, x))
 
     def _most_served(self) -> Shares:
-        model = pulp.LpProblem("most_served", pulp.LpMaximize)
-        x = self._variables(model)
+        model = SparseModel()
+        x = self._columns(model)
         if not x:
             return {}
         rates = self.service.rates
         served = {
-            b: model.add_variable(f"z_{b}", 0, self.share) for b, parts in enumerate(self.computing) if all(parts)
+            b: model.column(-rates[b] / max(rates), self.share) for b, parts in enumerate(self.computing) if all(parts)
         }
-        model.setObjective(pulp.LpAffineExpression([(z, rates[b] / max(rates)) for b, z in served.items()]))
         for b, parts in enumerate(self.computing):
-            for i, variants in enumerate(parts):
+            for variants in parts:
                 terms = [(x[b, v], 1.0) for v in variants] + ([(served[b], -1.0)] if b in served else [])
                 if terms:
-                    expression = pulp.LpAffineExpression(terms)
-                    model.addConstraint(pulp.LpConstraint(expression, pulp.LpConstraintEQ, f"demand_{b}_{i}", 0))
+                    model.row(terms, 0.0, 0.0)
         self._add_capacity(model, x, None)
         return _solved(model, x)
 
-    def _variables(self, model: pulp.LpProblem) -> dict[tuple[int, int], pulp.LpVariable]:
-        return {(b, v): model.add_variable(f"x_{b}_{v}", 0) for b, able in enumerate(self.able) for v in able}
+    def _columns(self, model: SparseModel) -> dict[tuple[int, int], int]:
+        return {(b, v): model.column(0.0) for b, able in enumerate(self.able) for v in able}
 
-    def _add_capacity(
-        self, model: pulp.LpProblem, x: dict[tuple[int, int], pulp.LpVariable], busiest: pulp.LpVariable | None
-    ) -> None:
+    def _add_capacity(self, model: SparseModel, x: dict[tuple[int, int], int], busiest: int | None) -> None:
         for v, room in enumerate(self.usable):
-            terms = [(variable, self.service.loads[b][v]) for (b, other), variable in x.items() if other == v]
-            if not terms:
-                continue
-            if busiest is not None:
-                terms.append((busiest, -room))
-            bound = 0 if busiest is not None else room
-            expression = pulp.LpAffineExpression(terms)
-            model.addConstraint(pulp.LpConstraint(expression, pulp.LpConstraintLE, f"capacity_{v}", bound))
+            terms = [(column, self.service.loads[b][v]) for (b, other), column in x.items() if other == v]
+            if terms and busiest is not None:
+                model.row([*terms, (busiest, -room)], upper=0.0)
+            elif terms:
+                model.row(terms, upper=room)
 
     def _exact(self, values: Shares) -> Shares:
         """The same shares, adding up to the whole in every part of every bucket, not only nearly so."""
@@ -191,10 +177,7 @@ class _Splitting:
         )
 
 
-def _solved(model: pulp.LpProblem, x: dict[tuple[int, int], pulp.LpVariable]) -> Shares:
+def _solved(model: SparseModel, x: dict[tuple[int, int], int]) -> Shares:
     """The solution without what is only the solver's noise."""
-    model.solve(pulp.HiGHS(msg=False, threads=1, random_seed=0))
-    if model.sol_status != pulp.LpSolutionOptimal:
-        raise SplitError(f"{model.name}: the solver ended with {pulp.LpStatus[model.status]}")
-    values = {key: float(variable.varValue or 0.0) for key, variable in x.items()}
-    return {key: value for key, value in values.items() if value > _NOISE}
+    values = model.solved().tolist()
+    return {key: values[column] for key, column in x.items() if values[column] > _NOISE}
