@@ -240,6 +240,22 @@ def test_a_profile_in_the_planners_terms() -> None:
     (throughput,) = found.measurements
     assert throughput.gpu == "H100-80GB"
     assert throughput.time_per_output_token_s == pytest.approx(0.0415)
+    assert (throughput.tensor_parallel, throughput.pipeline_parallel, throughput.data_parallel) == (2, 1, 1)
+
+
+def test_a_measured_replica_may_have_stages_and_ranks() -> None:
+    point = {
+        "inputTokens": 2048,
+        "outputTokens": 512,
+        "requestsPerSecond": 3.4,
+        "timePerOutputTokenMs": 41.5,
+        "timeToFirstTokenMs": 300,
+    }
+    measurement = {"gpu": "L4", "tensorParallel": 1, "pipelineParallel": 2, "dataParallel": 4, "points": [point]}
+    found = resolve_profile(profile(measurements=[measurement]))
+    assert isinstance(found, ResolvedProfile)
+    (throughput,) = found.measurements
+    assert (throughput.tensor_parallel, throughput.pipeline_parallel, throughput.data_parallel) == (1, 2, 4)
 
 
 def test_a_profile_whose_experts_cannot_be() -> None:

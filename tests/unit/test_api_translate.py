@@ -132,6 +132,20 @@ def test_a_service_in_the_planners_terms() -> None:
     assert made.pinned
 
 
+def test_objectives_may_be_at_percentiles_and_replicas_may_have_stages_and_ranks() -> None:
+    made = planner_service(
+        resolved(
+            objectives={
+                "timePerOutputToken": {"milliseconds": 80, "percentile": 95},
+                "timeToFirstToken": {"milliseconds": 1500, "percentile": 99.5},
+            },
+            gpus={"pipelineParallel": [2, 1], "dataParallel": [8]},
+        )
+    )
+    assert made.objectives == Objectives(0.08, 1.5, 95, 99.5)
+    assert (made.tensor_parallel, made.pipeline_parallel, made.data_parallel) == ((), (1, 2), (8,))
+
+
 def test_an_objective_that_is_not_given_is_none() -> None:
     assert planner_service(resolved()).objectives.time_to_first_token_s is None
 
