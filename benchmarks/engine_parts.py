@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
 import io
 import json
 import subprocess
@@ -15,6 +14,7 @@ from typing import Any
 
 import aiohttp
 
+import engine_llama
 from engine_harness import Engine, make_checkpoint, percentile
 
 _TRANSFORMERS = """
@@ -91,23 +91,25 @@ async def compare(folder: Path, session: aiohttp.ClientSession, prompts: list[li
         finally:
             await engine.stop()
     results["transformers"] = await asyncio.to_thread(_transformers, folder, prompts, count, 2)
-    for name in ("llama_cpp", "vllm"):
-        if importlib.util.find_spec(name) is None:
-            results[name] = "not measured: not installed"
-    theirs = results["transformers"]
-    if "one" in theirs:
-        results["ratios_to_transformers"] = {
-            name: {
-                "one_stream_tokens_per_s": ours["one"]["tokens_per_s"] / theirs["one"]["tokens_per_s"],
-                "eight_streams_tokens_per_s": ours["many"]["tokens_per_s"] / theirs["many"]["tokens_per_s"],
-                "ttft": ours["one"]["ttft_s"] / theirs["one"]["ttft_s"],
-                "tpot": ours["one"]["tpot_s"] / theirs["one"]["tpot_s"],
-            }
-            for name, ours in results.items()
-            if name.startswith("medley")
-        }
-        print(f"  {json.dumps(results['ratios_to_transformers'])}", flush=True)
+    results["llama.cpp"] = await asyncio.to_thread(engine_llama.measure, folder, prompts, count, 2)
+    for other in ("transformers", "llama.cpp"):
+        theirs = results[other]
+        if "one" in theirs:
+            ratios = {name: _ratios(ours, theirs) for name, ours in results.items() if name.startswith("medley")}
+            results[f"ratios_to_{other}"] = ratios
+            print(f"  against {other}: {json.dumps(ratios)}", flush=True)
+        else:
+            print(f"  {other} was not measured: {theirs['error']}", flush=True)
     return results
+
+
+def _ratios(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, float]:
+    return {
+        "one_stream_tokens_per_s": ours["one"]["tokens_per_s"] / theirs["one"]["tokens_per_s"],
+        "eight_streams_tokens_per_s": ours["many"]["tokens_per_s"] / theirs["many"]["tokens_per_s"],
+        "ttft": ours["one"]["ttft_s"] / theirs["one"]["ttft_s"],
+        "tpot": ours["one"]["tpot_s"] / theirs["one"]["tpot_s"],
+    }
 
 
 MALFORMED: tuple[tuple[str, bytes, int], ...] = (
