@@ -41,6 +41,7 @@ from medley_operator.cli.report.page import ReportError, plan_page, require_repo
 from medley_operator.cli.report.simulation_page import simulation_page, write_simulation_page
 from medley_operator.cli.sensitivity import SENSITIVITY_TIME_S, told_within
 from medley_operator.cli.simulation import Replay, simulate_planned, told_progress
+from medley_operator.cli.simulation_manifest import simulation_manifest
 from medley_operator.cli.simulation_tables import simulation_tables
 from medley_operator.cli.tables import fleet_tables
 from medley_operator.cli.workload import DEFAULT_PRIOR, find_workload
@@ -233,7 +234,7 @@ def simulate(
     if output is OutputFormat.TABLE:
         print_tables(simulation_tables(simulated))
     else:
-        print_data(simulated.to_manifest(), output)
+        print_data(simulation_manifest(simulated), output)
     raise typer.Exit(EXIT_OK if simulated.attained else EXIT_INFEASIBLE)
 
 
