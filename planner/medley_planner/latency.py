@@ -21,12 +21,23 @@ class Latency:
 
     def missed(self, objectives: Objectives, circumstance: str) -> str:
         """Which objective these latencies miss, as a sentence that says under which circumstance; empty where none."""
-        for what, latency_s, objective_s in (
-            ("time per output token", self.time_per_output_token_s, objectives.time_per_output_token_s),
-            ("time to first token", self.time_to_first_token_s, objectives.time_to_first_token_s),
+        for what, latency_s, objective_s, percentile in (
+            (
+                "time per output token",
+                self.time_per_output_token_s,
+                objectives.time_per_output_token_s,
+                objectives.time_per_output_token_percentile,
+            ),
+            (
+                "time to first token",
+                self.time_to_first_token_s,
+                objectives.time_to_first_token_s,
+                objectives.time_to_first_token_percentile,
+            ),
         ):
             if objective_s is not None and latency_s > objective_s:
-                limit = f"the objective is {_milliseconds(objective_s)}"
+                of = "" if percentile is None else f" for {percentile:g} % of the requests"
+                limit = f"the objective is {_milliseconds(objective_s)}{of}"
                 return f"{what} is {_milliseconds(latency_s)} {circumstance}; {limit}"
         return ""
 

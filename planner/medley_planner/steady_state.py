@@ -40,8 +40,13 @@ A prefill replica hands the cache of a prompt over to a decode replica at this r
 """
 
 _STEPS_PER_OCTAVE = 8
-_RHO: FloatArray = np.exp2(np.arange(-28 * _STEPS_PER_OCTAVE, 11 * _STEPS_PER_OCTAVE + 1) / _STEPS_PER_OCTAVE)
-"""Finished requests per step, from one in 2²⁸ steps (an idle replica) to `MAX_STEP_TOKENS` of one token."""
+_IDLE_OCTAVES = np.arange(-28, -16)
+_BUSY_OCTAVES = np.arange(-16 * _STEPS_PER_OCTAVE, 11 * _STEPS_PER_OCTAVE + 1) / _STEPS_PER_OCTAVE
+_RHO: FloatArray = np.exp2(np.append(_IDLE_OCTAVES, _BUSY_OCTAVES))
+"""Finished requests per step, from one in 2²⁸ steps (an idle replica) to `MAX_STEP_TOKENS` of one token.
+
+Coarse where a replica has less than a request at once, unless its answers are longer than 65,000 tokens.
+"""
 
 
 _BISECTIONS = 40
