@@ -2,9 +2,9 @@
 
     python benchmarks/engine_llama.py CHECKPOINT GGUF PROMPTS COUNT THREADS
 
-runs it and prints one line of JSON. It needs the packages `gguf` and `llama-cpp-py-sync` (llama.cpp built for CPUs, loaded
-through cffi); :func:`measure` says so where they are missing. llama.cpp keeps its KV cache in float16 unless told
-otherwise; here it is told float32, as ours is.
+runs it and prints one line of JSON. It needs the packages `gguf` and `llama-cpp-py-sync` (llama.cpp built for CPUs,
+loaded through cffi; its library asks for glibc 2.38); :func:`measure` tells what is missing. llama.cpp keeps its KV
+cache in float16 unless told otherwise; here it is told float32, as ours is.
 """
 
 from __future__ import annotations
