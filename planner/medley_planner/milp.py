@@ -18,7 +18,7 @@ Variables: replicas n[s,v] ∈ ℤ≥0, shares x[s,b,v] ≥ 0, shares after a lo
     fleet_cost_cap   Σ d·n ≤ C                                  where the fleet has a cap
     cost_cap, replicas_min, replicas_max, pool_replicas_min, pool_replicas_max, spot_share, pool_share
                  lower ≤ Σ_v weight[v]·n[s,v] ≤ upper           `ServiceProblem.rows`
-    steps        n[s,v] = Σ_j (N_j·t_j + e_j), e_j ≤ M_j·t_j, Σ_j t_j ≤ 1, t_j ∈ {0,1}, e_j ≥ 0
+    steps        n[s,v] ≥ Σ_j (N_j·t_j + e_j), e_j ≤ M_j·t_j, Σ_j t_j ≤ 1, t_j ∈ {0,1}, e_j ≥ 0
                  usable(n[s,v]) = Σ_j (U_j·t_j + D_j·e_j)       where queueing headroom is kept; else usable(n) = n
 
 `added` linearises max(0, n − r): w ≥ 0 pushes a down on it. ε is far below a cent and only orders mixes of equal price.
@@ -134,7 +134,7 @@ class _Programme:
                 counted.append((more, 1.0))
                 usable.append((more, step.slope))
                 self._at_most(f"steps_more_{s}_{v}_{j}", [(more, 1.0), (here, -float(step.more))], 0)
-        self._equal(f"steps_{s}_{v}", counted, 0)
+        self._at_most(f"steps_{s}_{v}", counted, 0)
         self._at_most(f"steps_one_{s}_{v}", chosen, 1)
         return usable
 

@@ -172,8 +172,8 @@ class ServiceProblem:
         return usable_replicas(replicas, self.queues[v]) if self.queues else float(replicas)
 
     def steps(self, v: int) -> tuple[Step, ...]:
-        """The same for 1 … `useful[v]` replicas, as steps; only with queues."""
-        return steps(self.queues[v], self.useful[v])
+        """The same as steps, up to the replicas that do all that v can do; only with queues."""
+        return steps(self.queues[v], self.fewest(v))
 
     def keeps_rows(self, replicas: Sequence[int]) -> bool:
         """Whether so many replicas by variant keep bounds, cap and shares."""

@@ -209,7 +209,7 @@ class Programme:
                 counted.append((more, 1.0))
                 usable.append((more, step.slope))
                 self._model.row([(more, 1.0), (here, -float(step.more))], upper=0.0)
-        self._model.row(counted, 0.0, 0.0)
+        self._model.row(counted, upper=0.0)
         self._model.row(chosen, upper=1.0)
         return tuple(usable)
 
