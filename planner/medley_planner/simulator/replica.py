@@ -22,16 +22,12 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from heapq import heapify, heappop, heappush
 
 from medley_planner.fleet import Role
 from medley_planner.simulator.book import Book, Fate
+from medley_planner.simulator.decoding import Decoding
 from medley_planner.simulator.engine import EngineLimits, StepTimes
 from medley_planner.simulator.gauges import Gauges
-
-_REQUEST_BITS = 32
-"""The heap of ends holds step · 2³² + request: one integer compares faster than a pair."""
-_REQUEST_MASK = (1 << _REQUEST_BITS) - 1
 
 
 class Replica:
@@ -47,21 +43,19 @@ class Replica:
         gauges: Collects how busy it is.
         role: What it computes of a request. A prefill replica hands requests over after their first token, a decode
             replica gets them with their cache.
+
+    Raises:
+        ValueError: The batch can be larger than a step.
     """
 
     __slots__ = (
-        "_batch",
-        "_begun",
         "_block_tokens",
         "_blocks",
         "_blocks_used",
         "_book",
-        "_by_phase",
-        "_cached",
         "_chunked",
-        "_decoded",
+        "_decoding",
         "_emitted",
-        "_ends",
         "_fixed_s",
         "_limits",
         "_partial",
@@ -89,6 +83,10 @@ class Replica:
         *,
         role: Role = Role.SHARED,
     ) -> None:
+        if limits.max_sequences > steps.max_step_tokens:
+            raise ValueError(
+                f"max_sequences: {limits.max_sequences} do not fit a step of {steps.max_step_tokens} tokens"
+            )
         self.number = number
         self.gauges = gauges
         self.next_s = math.inf
@@ -107,16 +105,9 @@ class Replica:
         self._watermark_blocks = math.floor(limits.watermark * limits.blocks)
         self.now_s = 0.0
         """Beginning of the running step, or of the run of steps; end of the last one while nothing runs."""
-        self._decoded = 0  # steps of the decoding requests so far: the clock of everything below
+        self._decoding = Decoding(limits.block_tokens)
         self._run = 0  # steps in the run that is under way; 0 for a step with prompt tokens
-        self._batch = 0  # requests that decode
-        self._cached = 0  # tokens that they hold
         self._blocks_used = 0
-        self._begun: dict[
-            int, int
-        ] = {}  # request → the step at which it would have held no token, by start of decoding
-        self._by_phase = [0] * limits.block_tokens  # decoding requests by that step modulo the size of a block
-        self._ends: list[int] = []  # heap of step · 2³² + request
         self._emitted: dict[int, int] = {}  # preempted request → tokens that it had
         self._waiting: deque[int] = deque()
         self._partial = -1  # the request whose prompt is computed in part, and how much of it
@@ -131,7 +122,7 @@ class Replica:
     @property
     def running(self) -> int:
         """Requests that are computed, in whole or in part."""
-        return self._batch + len(self._chunked) + (self._partial >= 0)
+        return self._decoding.size + len(self._chunked) + (self._partial >= 0)
 
     @property
     def blocks_used(self) -> int:
@@ -171,14 +162,13 @@ class Replica:
 
     def abandon(self) -> list[int]:
         """Stop at once: nothing runs or waits any more; what did, in order of arrival."""
-        left = sorted({*self._begun, *self._waiting, *self._chunked, *([self._partial] if self._partial >= 0 else [])})
+        begun = [self._partial] if self._partial >= 0 else []
+        left = sorted({*self._decoding, *self._waiting, *self._chunked, *begun})
         self._waiting.clear()
-        self._begun.clear()
-        self._ends.clear()
+        self._decoding.clear()
         self._chunked.clear()
         self._emitted.clear()
-        self._by_phase = [0] * self._block_tokens
-        self._partial, self._run, self._batch, self._cached, self._blocks_used = -1, 0, 0, 0, 0
+        self._partial, self._run, self._blocks_used = -1, 0, 0
         self.next_s, self.load = math.inf, 0.0
         return left
 
@@ -190,16 +180,16 @@ class Replica:
         if self._waiting or self._partial >= 0:
             tokens, pairs = self._take_prompts(preempted)
             if tokens:
-                batch = self._batch
-                steps = self._steps
+                decoding, steps = self._decoding, self._steps
+                batch = decoding.size
                 duration_s = (
                     self._fixed_s[batch + tokens]
                     + batch * steps.per_sequence_s
-                    + self._cached * steps.per_cached_token_s
+                    + decoding.cached * steps.per_cached_token_s
                     + tokens * steps.per_prompt_token_s
                     + pairs * steps.per_pair_s
                 )
-                self._blocks_used += self._by_phase[self._decoded % self._block_tokens]
+                self._blocks_used += decoding.wanted_blocks
                 self._run = 0
                 self.next_s = self.now_s + duration_s
                 self.gauges.computed(
@@ -211,7 +201,7 @@ class Replica:
                     steps=1,
                 )
                 return
-        if self._batch:
+        if self._decoding.size:
             self._begin_run()
         else:
             self.next_s = math.inf
@@ -219,14 +209,14 @@ class Replica:
     def _make_room(self) -> bool:
         """Preempt until every decoding request can have its next token; whether any was."""
         preempted = False
-        while self._blocks_used + self._by_phase[self._decoded % self._block_tokens] > self._blocks:
+        while self._blocks_used + self._decoding.wanted_blocks > self._blocks:
             preempted = True
             self._preempt_last()
         return preempted
 
     def _take_prompts(self, preempted: bool) -> tuple[int, float]:
         """Share out what the decoding requests leave of a step: prompt tokens, and the pairs that they attend to."""
-        left = self._steps.max_step_tokens - self._batch
+        left = self._steps.max_step_tokens - self._decoding.size
         taken, pairs = 0, 0.0
         while left > 0:
             request = self._partial
@@ -252,10 +242,10 @@ class Replica:
 
     def _fits(self, request: int) -> bool:
         """Whether a request can be admitted to the step that is being put together."""
-        running = self._batch + len(self._chunked)
+        running = self._decoding.size + len(self._chunked)
         if running >= self._limits.max_sequences:
             return False
-        free = self._blocks - self._blocks_used - self._by_phase[self._decoded % self._block_tokens]
+        free = self._blocks - self._blocks_used - self._decoding.wanted_blocks
         if running:
             free -= self._watermark_blocks
         emitted = self._emitted.get(request, 0)
@@ -274,7 +264,7 @@ class Replica:
             book.admitted_s[request] = self.now_s
         if self._role is Role.DECODE and not emitted:
             self._blocks_used += self._blocks_for(book.inputs[request])
-            self._decode(request, book.inputs[request], book.outputs[request] - 1)
+            self._decoding.join(request, book.inputs[request], book.outputs[request] - 1)
             return -1
         self._blocks_used += self._blocks_for(book.inputs[request] + emitted)
         self._partial, self._partial_tokens = request, 0
@@ -282,45 +272,28 @@ class Replica:
 
     def _begin_run(self) -> None:
         """Decode until the first request ends, or the cache is full."""
-        steps = (self._ends[0] >> _REQUEST_BITS) - self._decoded
+        decoding = self._decoding
+        steps = decoding.steps_to_first_end
         free = self._blocks - self._blocks_used
-        if self._new_blocks(steps) > free:
+        if decoding.new_blocks(steps) > free:
             fit, too_many = 1, steps
             while too_many - fit > 1:
                 middle = (fit + too_many) // 2
-                fit, too_many = (middle, too_many) if self._new_blocks(middle) <= free else (fit, middle)
+                fit, too_many = (middle, too_many) if decoding.new_blocks(middle) <= free else (fit, middle)
             steps = fit
         self._run = steps
         self.next_s = self.now_s + self._run_s(steps)
 
     def _run_s(self, steps: int) -> float:
         """Time of so many steps that only decode."""
-        times = self._steps
-        first_s = (
-            self._fixed_s[self._batch] + self._batch * times.per_sequence_s + self._cached * times.per_cached_token_s
-        )
-        return steps * first_s + self._batch * (steps * (steps - 1) // 2) * times.per_cached_token_s
-
-    def _new_blocks(self, steps: int) -> int:
-        """Blocks that the decoding requests take in so many steps.
-
-        A request takes one where the tokens it holds fill its blocks: every `block_tokens` steps, in its own phase.
-        """
-        size = self._block_tokens
-        rounds, rest = divmod(steps, size)
-        taken = rounds * self._batch
-        if rest:
-            first = self._decoded % size
-            last = first + rest
-            taken += sum(self._by_phase[first:last])
-            if last > size:
-                taken += sum(self._by_phase[: last - size])
-        return taken
+        times, batch = self._steps, self._decoding.size
+        first_s = self._fixed_s[batch] + batch * times.per_sequence_s + self._decoding.cached * times.per_cached_token_s
+        return steps * first_s + batch * (steps * (steps - 1) // 2) * times.per_cached_token_s
 
     def _cut_run(self, now_s: float) -> None:
         """End the run of steps at the end of the step that runs at this moment."""
         wanted_s = now_s - self.now_s
-        growth_s = self._batch * self._steps.per_cached_token_s / 2
+        growth_s = self._decoding.size * self._steps.per_cached_token_s / 2
         linear_s = self._run_s(1) - growth_s
         root = math.sqrt(linear_s * linear_s + 4 * growth_s * wanted_s) if wanted_s > 0 else linear_s
         steps = max(1, math.ceil(2 * wanted_s / (linear_s + root)))
@@ -338,10 +311,11 @@ class Replica:
         """Take note of what the step, or the run of steps, has computed."""
         end_s = self.next_s
         steps = self._run
-        batch = self._batch
+        decoding = self._decoding
+        batch = decoding.size
         if steps:
             before = self._blocks_used
-            self._blocks_used += self._new_blocks(steps)
+            self._blocks_used += decoding.new_blocks(steps)
             held = (before + self._blocks_used) / 2
             self.gauges.computed(
                 end_s - self.now_s, batch, held, decoded_tokens=batch * steps, prompt_tokens=0, steps=steps
@@ -350,12 +324,11 @@ class Replica:
             steps = 1
         self.now_s = end_s
         self.gauges.reach(end_s)
-        self._decoded += steps
-        self._cached += batch * steps
+        decoding.advance(steps)
         if batch:
-            ends, decoded = self._ends, self._decoded
-            while ends and ends[0] >> _REQUEST_BITS == decoded:
-                self._finish_decoding(heappop(ends) & _REQUEST_MASK)
+            for request, tokens in decoding.pop_ended():
+                self._blocks_used -= self._blocks_for(tokens)
+                self._leave(request, handed_over=False)
         if self._chunked:
             for request in self._chunked:
                 self._finish_prompt(request)
@@ -370,31 +343,10 @@ class Replica:
         prompt = book.inputs[request] + had
         left = book.outputs[request] - had - 1
         if left and self._role is not Role.PREFILL:
-            self._decode(request, prompt, left)
+            self._decoding.join(request, prompt, left)
             return
         self._blocks_used -= self._blocks_for(prompt)
         self._leave(request, handed_over=left > 0)
-
-    def _decode(self, request: int, held: int, left: int) -> None:
-        """Let a request that holds so many tokens decode so many more."""
-        began = self._decoded - held
-        self._begun[request] = began
-        self._by_phase[began % self._block_tokens] += 1
-        self._batch += 1
-        self._cached += held
-        heappush(self._ends, (self._decoded + left) << _REQUEST_BITS | request)
-
-    def _finish_decoding(self, request: int) -> None:
-        self._release(request, self._begun.pop(request))
-        self._leave(request, handed_over=False)
-
-    def _release(self, request: int, began: int) -> None:
-        """Take a decoding request out of the batch, and free its blocks."""
-        held = self._decoded - began
-        self._batch -= 1
-        self._cached -= held
-        self._by_phase[began % self._block_tokens] -= 1
-        self._blocks_used -= self._blocks_for(held)
 
     def _leave(self, request: int, *, handed_over: bool) -> None:
         self.load -= self._book.load[request]
@@ -414,11 +366,8 @@ class Replica:
             self._blocks_used -= self._blocks_for(book.inputs[request] + self._emitted.get(request, 0))
             self._partial, self._partial_tokens = -1, 0
         else:
-            request, began = self._begun.popitem()
-            held = self._decoded - began
-            self._release(request, began)
+            request, held = self._decoding.pop_last()
+            self._blocks_used -= self._blocks_for(held)
             self._emitted[request] = held - book.inputs[request] + 1
-            self._ends = [end for end in self._ends if end & _REQUEST_MASK != request]
-            heapify(self._ends)
         book.preemptions[request] = book.preemptions.get(request, 0) + 1
         self._waiting.appendleft(request)
