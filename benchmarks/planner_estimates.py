@@ -1,6 +1,7 @@
 """How far the roofline's rates are from measured ones, with and without a live correction factor.
 
-python benchmarks/planner_estimates.py --sample FILE      the tables alone; FILE as in medley_bench/silicon.py
+python benchmarks/planner_estimates.py --sample FILE      the tables alone
+MEDLEY_SILICON_SAMPLE=FILE make bench-planner             FILE as in medley_bench/silicon.py
 
 Methodology. Each measured row is a closed loop: n requests of one size are in the replica at all times. Its rate
 follows by Little's law, n over the time that one is inside. The estimate is the roofline's rate with the same n inside;

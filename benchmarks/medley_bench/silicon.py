@@ -4,6 +4,8 @@
 
     pip download --no-deps aiconfigurator-core==0.12.0 && unzip -j aiconfigurator_core-*.whl '*/silicon_sample.csv'
 
+It is found where MEDLEY_SILICON_SAMPLE names it, else in an installed aiconfigurator-core.
+
 Each row is a closed loop: so many requests of one size in the replica at all times, and the mean latencies they had.
 The rate follows by Little's law: requests inside over the time that each is inside.
 """
@@ -13,6 +15,7 @@ from __future__ import annotations
 import csv
 import functools
 import importlib.util
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,6 +26,8 @@ from medley_planner.fleet import Parallelism
 from medley_planner.gpus import BYTES_PER_MIB, GPUType, gpu_type
 from medley_planner.known_models import known_models
 from medley_planner.models import DATA_TYPE_BYTES, ModelArchitecture
+
+SAMPLE_VARIABLE = "MEDLEY_SILICON_SAMPLE"
 
 LARGEST_REPLICA_GPUS = 8
 """A replica does not span nodes; the file's larger ones do, or are products of two sizes that name the same GPUs."""
@@ -79,9 +84,10 @@ class Point:
 
 
 def sample_path(given: Path | None = None) -> Path | None:
-    """Where the file is: as given, else in an installed aiconfigurator-core; None where there is none."""
-    if given is not None:
-        return given
+    """Where the file is: as given, else as the environment names it, else in an installed package; None if nowhere."""
+    named = os.environ.get(SAMPLE_VARIABLE)
+    if given is not None or named:
+        return given or Path(named or "")
     package = importlib.util.find_spec("aiconfigurator_core")
     if package is None or not package.submodule_search_locations:
         return None

@@ -112,7 +112,9 @@ class SteadyState:
         mixed_s = times.step_s(batch, context, chunk, inputs)
         mixed_share = prefilled / chunk
         if times.together > 1:
-            mixed_share = 1 - (1 - np.minimum(mixed_share, 1.0)) ** times.together
+            # Where nothing is decoded every batch is alike, and none waits for another.
+            waits = 1 - (1 - np.minimum(mixed_share, 1.0)) ** times.together
+            mixed_share = np.where(decoded > 0, waits, mixed_share)
         step_s = (1 - mixed_share) * decode_s + mixed_share * mixed_s
         chunks = np.maximum(prompts / chunk, 1.0)
         first_token_s = step_s / 2 + chunks * mixed_s
