@@ -1,8 +1,9 @@
 """A rank process: one part of one engine instance. It waits as a standby, attaches to pages, serves, and lets go again.
 
 Ranks of an instance compute in lock step, because every MoE layer exchanges tokens between all of them. They agree
-before each step by gathering a few integers: whether anybody has work, and the number of the last wake-up each has
-seen. They fall asleep together only when nobody has work and all have seen the same wake-up, so no rank ever waits in
+before each step by gathering a few integers: whether anybody has work, the number of the last wake-up each has seen,
+and whether it knows that the coordinator is gone. They fall asleep together only when nobody has work and all have
+seen the same, so no rank ever waits in
 a collective for one that sleeps.
 
 The coordinator talks to each rank over a Unix socket. When it dies, sequences are dropped (their clients are gone
@@ -198,7 +199,8 @@ class Rank:
             except queue.Empty:
                 return
             self.mailbox.inbox.queue.appendleft(frame)
-        elif len({row[0] for row in table}) == 1:
+        elif len({(row[0], row[3]) for row in table}) == 1:
+            # Not before all know of the same coordinator's end: it wakes each rank once, and must find none asleep.
             self.awake = False
 
 
