@@ -10,7 +10,7 @@ would like best.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +21,7 @@ from medley_planner.gpus import gpu_type
 from medley_planner.known_models import known_models
 from medley_planner.memo import Memo
 from medley_planner.outlook import outlook
+from medley_planner.problem import ServiceProblem
 from medley_planner.sizes import SizeHistogram
 
 SEED = 20240614
@@ -72,14 +73,24 @@ def crowded_fleet(services: int, *, seed: int = SEED, memo: Memo | None = None) 
     """
     rng = np.random.default_rng([seed, services])
     asking = tuple(_service(rng, f"team-{number % 17:02}/llm-{number:04}") for number in range(services))
-    ample = tuple(
-        Pool(name.lower(), gpu_type(name), price, Stock.of(AMPLE_GPUS), load_time_s=120.0)
-        for name, price in PRICES_USD_PER_GPU_HOUR.items()
-    )
+    ample = _ample_pools()
     needed = gpus_alone(FleetState(asking, ample), memo)
     shares = dict(zip(needed, STOCK_SHARE * rng.dirichlet(np.full(len(needed), 4.0)), strict=True))
     scarce = {name: max(8, 8 * round(shares[name] * gpus / 8)) for name, gpus in needed.items() if name != AMPLE_POOL}
     return FleetState(asking, tuple(replace(pool, stock=Stock.of(scarce.get(pool.name, AMPLE_GPUS))) for pool in ample))
+
+
+def drawn_services(count: int, *, seed: int = SEED) -> Iterator[ServiceProblem]:
+    """Services like those of a fleet, each by itself, in figures, with all the stock there is: for studies of one."""
+    rng = np.random.default_rng([seed, count])
+    pools = tuple(
+        Pool(name.lower(), gpu_type(name), price, Stock.of(AMPLE_GPUS))
+        for name, price in PRICES_USD_PER_GPU_HOUR.items()
+    )
+    for number in range(count):
+        state = FleetState((_service(rng, f"drawn-{number:04}"),), pools)
+        (ready,) = outlook(state, PlanOptions(), capacities, Memo()).prepared.values()
+        yield ready.problem
 
 
 def gpus_alone(state: FleetState, memo: Memo | None = None) -> dict[str, float]:
@@ -94,6 +105,13 @@ def gpus_alone(state: FleetState, memo: Memo | None = None) -> dict[str, float]:
             for pool, gpus_busy in least.items():
                 needed[pool] += gpus_busy if gpus_busy < math.inf else 0.0
     return needed
+
+
+def _ample_pools() -> tuple[Pool, ...]:
+    return tuple(
+        Pool(name.lower(), gpu_type(name), price, Stock.of(AMPLE_GPUS), load_time_s=120.0)
+        for name, price in PRICES_USD_PER_GPU_HOUR.items()
+    )
 
 
 def _service(rng: np.random.Generator, name: str) -> Service:

@@ -67,6 +67,9 @@ _CHOICE_GAP = 0.3
 _FEW_CHANGES = 0.25
 """Where more services than this share cannot stay as they are, all are planned anew."""
 
+_KNOWN_BYTES = 2**16
+"""About what is known of a service in the end: dozens of mixes, cuts and bounds."""
+
 _THREADS = 2
 """Subproblems solved at a time; the solver works outside the interpreter's lock, and each on its own."""
 
@@ -147,7 +150,7 @@ class _Decomposition:
     def _columns(self, s: int, service: ServiceProblem) -> Columns:
         fresh = service.fresh()
         if fresh not in self._distinct:
-            known = self._memo.recall(("known mixes", fresh, self._shared), Known)
+            known = self._memo.recall(("known mixes", fresh, self._shared), Known, grows_to_bytes=_KNOWN_BYTES)
             hints = cast("Sequence[Array]", self._memo.hint(("weights", self._names[s], fresh.variants)) or ())
             self._distinct[fresh] = Columns(fresh, self._shared, known, hints)
         return self._distinct[fresh]
