@@ -66,6 +66,8 @@ def from_split(
     short = shortage is not None
     served = percent(parts.served_share) + " of " if short else ""
     sentence = f"{mix_text(entries)} serves {served}{rate(service.rate_rps)} for {money(cost)}"
+    if short and not entries:
+        sentence = f"none of {rate(service.rate_rps)} is served"
     return ServicePlan(
         name=service.name,
         outcome=Outcome.PLANNED if shortage is None else shortage.outcome,

@@ -256,3 +256,19 @@ def test_no_question_is_begun_after_the_time() -> None:
         assert told(1, 3, "second")
         now_s[0] = 10.1
         assert not told(2, 3, "third")
+
+
+def test_who_is_served_is_told_where_not_everybody_is(tmp_path: Path) -> None:
+    path = tmp_path / "plan.html"
+    given = str(GOLDEN / "priorities.input.yaml")
+    result = medley("plan", "-f", given, "--report", str(path), "-o", "json")
+    assert result.exit_code == 1, result.output
+    services = json.loads(result.stdout)["services"]
+    assert [(each["name"], each["priority"], each["plan"]["servedPercent"]) for each in services] == [
+        ("chat", 0, 0),
+        ("search", 10, 100),
+    ]
+    words = "".join(Outline(path.read_text(encoding="utf-8")).words.split())
+    assert "Whoisservedservicepriorityrequests/sserved$/hourbydefault/search1020100%" in words
+    assert "1moreGPUof" in words
+    assert "lowerboundperhour" not in words
