@@ -23,7 +23,7 @@ from medley_planner.problem import CostLimit, FleetProblem, stock_limits
 from medley_planner.split import serves_all
 from planner_fleets import Rates, random_fleet, random_spread_fleet
 
-FLEETS = int(os.environ.get("MEDLEY_AGREE_FLEETS", "50"))
+FLEETS = int(os.environ.get("MEDLEY_AGREE_FLEETS", "40"))
 SEED = int(os.environ.get("MEDLEY_SEED", "20240429"))
 LIMITS = Limits(time_limit_s=30.0, relative_gap=1e-6)
 LEAST_UNSERVED = 0.3

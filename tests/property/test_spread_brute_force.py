@@ -27,7 +27,7 @@ from medley_planner.plan import plan
 from medley_planner.result import FleetPlan, Outcome, SolverStatus
 from planner_fleets import Rates, random_spread_fleet
 
-FLEETS = int(os.environ.get("MEDLEY_SPREAD_FLEETS", "160"))
+FLEETS = int(os.environ.get("MEDLEY_SPREAD_FLEETS", "120"))
 SEED = int(os.environ.get("MEDLEY_SEED", "20240429"))
 QUICK = PlanOptions(explain=False)
 USD = 2e-3
@@ -259,4 +259,4 @@ def test_plans_cost_what_exhaustive_enumeration_finds(capsys: pytest.CaptureFixt
     with capsys.disabled():
         sys.stdout.write(f"\nseed {SEED}: {FLEETS} fleets: {dict(sorted(kinds.items(), key=lambda item: -item[1]))}\n")
     assert kinds["planned"] >= FLEETS // 4
-    assert kinds["fleet cap"] >= FLEETS // 80
+    assert kinds.get("fleet cap", 0) >= FLEETS // 80

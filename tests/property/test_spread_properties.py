@@ -16,7 +16,7 @@ from medley_planner.plan import plan
 from medley_planner.result import FleetPlan, Outcome, SolverStatus
 from planner_fleets import random_spread_fleet
 
-FLEETS = int(os.environ.get("MEDLEY_SPREAD_FLEETS", "48"))
+FLEETS = int(os.environ.get("MEDLEY_SPREAD_FLEETS", "36"))
 SEED = int(os.environ.get("MEDLEY_SEED", "20240614"))
 QUICK = PlanOptions(explain=False)
 USD = 2e-3
