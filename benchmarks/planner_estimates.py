@@ -14,6 +14,9 @@ as many requests as the measurement sent.
 - *Corrected*: per group (model, GPU, precision, parallelism, engine, version) three points are drawn, the factor is the
   median of measured over estimated, and the error is that of the group's other points; the figures are medians over
   draws.
+- *Within objectives*: points of a group and size form a curve; where it crosses TPOT 50 ms or TTFT 2 s, its rate there
+  is compared with the roofline's largest rate within both. The measured time to the first token contains waits of
+  requests that were all sent at once, which a mean of a steady state has not.
 - *Ranking*: for each two GPUs measured with the same model, precision, parallelism, engine, version, size and n,
   whether the estimate puts the faster one first. Pairs that the estimate calls equal (B200 and B300 differ in memory
   alone) say nothing and are counted apart.
@@ -36,9 +39,13 @@ from rich.table import Table
 
 from medley_bench.report import Row
 from medley_bench.silicon import Group, Point, groups_of, points, sample_path
-from medley_planner.steady_state import MAX_SEQUENCES, SteadyState
+from medley_planner.fleet import Objectives
+from medley_planner.measured import LoadCurve
+from medley_planner.models import ThroughputPoint
+from medley_planner.steady_state import MAX_SEQUENCES, SteadyState, rho_within
 from medley_planner.step_time import StepTime
 
+OBJECTIVES = Objectives(0.05, 2.0)
 SEED = 20261122
 DRAWS = 20
 POINTS_FOR_A_FACTOR = 3
@@ -79,7 +86,12 @@ def rows(*, quick: bool, sample: Path | None = None) -> list[Row]:
     )
     console.print(_by_kind(everything))
     console.print(_by_model(everything))
-    return [*_errors(everything), *_corrected(judged, console), *_ranking(everything, console)]
+    return [
+        *_errors(everything),
+        *_within_objectives(groups),
+        *_corrected(judged, console),
+        *_ranking(everything, console),
+    ]
 
 
 def estimate_ratio(point: Point) -> float:
@@ -88,6 +100,56 @@ def estimate_ratio(point: Point) -> float:
     largest = max(MAX_SEQUENCES, point.concurrency)
     state = SteadyState.of(times, [point.size], step_tokens=STEP_TOKENS, max_sequences=largest)
     return float(state.rates_at(np.array([float(point.concurrency)]))[0]) / point.requests_per_second
+
+
+def _within_objectives(groups: Mapping[Group, Sequence[Point]]) -> list[Row]:
+    """Errors of the largest rate within objectives, for curves that cross one: their maximum is known."""
+    ratios: dict[bool, list[float]] = {True: [], False: []}
+    for of in groups.values():
+        for size in sorted({point.size for point in of}):
+            points_of_size = [point for point in of if point.size == size]
+            curve = LoadCurve.of([_as_measured(point) for point in points_of_size])
+            measured_rps = curve.rate_within(OBJECTIVES)
+            if 0 < measured_rps < curve.rates_rps[-1]:
+                one = points_of_size[0]
+                times = StepTime(one.model, one.gpu, one.group.parallelism)
+                largest = max(MAX_SEQUENCES, *(point.concurrency for point in points_of_size))
+                state = SteadyState.of(times, [size], step_tokens=STEP_TOKENS, max_sequences=largest)
+                ratios[one.is_dense].append(rate_within(state, OBJECTIVES) / measured_rps)
+    found: list[Row] = []
+    for dense, kind in ((True, "dense"), (False, "experts")):
+        if ratios[dense]:
+            median, high = spread(ratios[dense])
+            name = f"estimates: {kind}, rate within TPOT 50 ms and TTFT 2 s ({len(ratios[dense])} curves)"
+            found.append(Row(f"{name}: median error", 100 * median, "%"))
+            found.append(Row(f"{name}: 90th percentile", 100 * high, "%"))
+    return found
+
+
+def rate_within(state: SteadyState, objectives: Objectives) -> float:
+    """The largest rate of a replica within both mean objectives, for its first size."""
+    rho = state.limit
+    for latency_s, objective_s in (
+        (state.step_s, objectives.time_per_output_token_s),
+        (state.first_token_s, objectives.time_to_first_token_s),
+    ):
+        if objective_s is not None:
+            rho = np.minimum(rho, rho_within(latency_s, objective_s))
+    return float(state.largest_rates(rho)[0][0]) * state.units
+
+
+def _as_measured(point: Point) -> ThroughputPoint:
+    return ThroughputPoint(
+        gpu=point.gpu.name,
+        tensor_parallel=point.group.parallelism.tensor,
+        pipeline_parallel=point.group.parallelism.pipeline,
+        data_parallel=point.group.parallelism.data,
+        input_tokens=point.size[0],
+        output_tokens=point.size[1],
+        requests_per_second=point.requests_per_second,
+        time_per_output_token_s=point.time_per_output_token_s,
+        time_to_first_token_s=point.time_to_first_token_s,
+    )
 
 
 def spread(ratios: Iterable[float]) -> tuple[float, float]:

@@ -66,7 +66,8 @@ class Point:
         gpu: Type of the replica's GPUs.
         size: Input and output tokens of the requests.
         concurrency: Requests inside at all times.
-        requests_per_second: Measured, by Little's law.
+        time_per_output_token_s: Measured mean.
+        time_to_first_token_s: Measured mean.
     """
 
     name: str
@@ -75,7 +76,13 @@ class Point:
     gpu: GPUType
     size: tuple[int, int]
     concurrency: int
-    requests_per_second: float
+    time_per_output_token_s: float
+    time_to_first_token_s: float
+
+    @property
+    def requests_per_second(self) -> float:
+        """By Little's law: requests inside over the time that each is inside."""
+        return self.concurrency / (self.time_to_first_token_s + (self.size[1] - 1) * self.time_per_output_token_s)
 
     @property
     def is_dense(self) -> bool:
@@ -117,13 +124,13 @@ def _point(row: Mapping[str, str], parallelism: Parallelism) -> Point:
     size = (int(row["isl"]), int(row["osl"]))
     inside = re.search(r"silicon_concurrency=(\d+)", row["silicon_data_source"])
     concurrency = int(inside.group(1)) if inside else int(row["batch_size"]) * parallelism.data
-    time_s = (float(row["silicon_ttft_ms"]) + (size[1] - 1) * float(row["silicon_tpot_ms"])) / 1000
+    per_token_s, first_token_s = float(row["silicon_tpot_ms"]) / 1000, float(row["silicon_ttft_ms"]) / 1000
     precision = row["precision"] or "bf16"
     group = Group(
         row["model_path"], row["system"], precision, parallelism, row["backend"], row["backend_version"] or "unnamed"
     )
     model = quantised(MODELS.get(row["model_path"], row["model_path"]), precision)
-    return Point(row["id"], group, model, systems()[row["system"]], size, concurrency, concurrency / time_s)
+    return Point(row["id"], group, model, systems()[row["system"]], size, concurrency, per_token_s, first_token_s)
 
 
 def _parallelism(row: Mapping[str, str]) -> Parallelism | None:
