@@ -201,7 +201,7 @@ def _attainment(console: Console, *, quick: bool) -> list[Row]:
     outcomes = []
     for case in cases[:1] if quick else cases:
         began = time.perf_counter()
-        outcomes.append(_outcome(case, most=2 if quick else 30))
+        outcomes.append(_outcome(case, most=2 if quick else 20))
         console.print(f"[dim]{case}: {time.perf_counter() - began:.0f} s")
     _show(console, outcomes)
     found = []
@@ -229,7 +229,8 @@ def _outcome(case: Case, *, most: int) -> Outcome:
     for name, fit in (("fitted", fitted(case, OPTIONS)), (FITTED_BEFORE, fitted_before(case, OPTIONS))):
         if fit is not None:
             by_rule[name] = fit
-    return Outcome(case, by_rule, cheapest_attaining(case, OPTIONS, most=most))
+    known = [fleet for name, fleet in by_rule.items() if name != FITTED_BEFORE]
+    return Outcome(case, by_rule, cheapest_attaining(case, OPTIONS, most=most, known=known))
 
 
 def _show(console: Console, outcomes: Sequence[Outcome]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -192,7 +192,7 @@ def _mix(service_plan: ServicePlan) -> tuple[tuple[Variant, int], ...]:
 
 # The cheapest fleet that attains
 
-PATH = tuple(np.geomspace(0.4, 8.0, 61).tolist())
+PATH = tuple(np.geomspace(0.4, 16.0, 74).tolist())
 """Factors on the planned rate: fleets planned for more than they get, or for less."""
 
 
@@ -215,11 +215,11 @@ class Search:
     local: bool
 
 
-def cheapest_attaining(case: Case, options: RunOptions, *, most: int) -> Search:
+def cheapest_attaining(case: Case, options: RunOptions, *, most: int, known: Sequence[Replayed] = ()) -> Search:
     """The cheapest fleet that attains, by search in the simulator.
 
     1. *Along the plans*: the planner's own optimal fleets for the rate times each factor of `PATH`, without headroom.
-       The cheapest that attains is the first fleet.
+       The cheapest that attains, of these and of those known, is the first fleet.
     2. *Around it*: all fleets that come from the best one by taking away at most two replicas and adding at most three,
        of variants of the fleets on the path, and cost less; from the cheapest upwards. The first that attains becomes
        the best one, and the search goes on around it, until none does. Fleets that are contained in one that failed are
@@ -229,10 +229,12 @@ def cheapest_attaining(case: Case, options: RunOptions, *, most: int) -> Search:
         case: The case.
         options: How it is simulated.
         most: Fleets to simulate at most in the second part.
+        known: Fleets that were simulated already.
     """
     found: dict[tuple[tuple[Variant, int], ...], Replayed] = {}
-    factor, best = math.nan, None
+    factor, on_path = math.nan, None
     variants: set[Variant] = set()
+    best = min((each for each in known if each.attained), key=lambda each: each.cost_usd_per_hour, default=None)
     for each in PATH:
         service, service_plan = planned(case, rate=each)
         mix = _mix(service_plan)
@@ -241,14 +243,14 @@ def cheapest_attaining(case: Case, options: RunOptions, *, most: int) -> Search:
         if each <= 4.0:
             variants |= {variant for variant, _ in mix}
         if found[mix].attained and (best is None or found[mix].cost_usd_per_hour < best.cost_usd_per_hour - 1e-9):
-            factor, best = each, found[mix]
-        if best is not None and service_plan.cost_usd_per_hour > 1.3 * best.cost_usd_per_hour:
+            factor, best, on_path = each, found[mix], found[mix]
+        if on_path is not None or (best and service_plan.cost_usd_per_hour > 1.3 * best.cost_usd_per_hour):
             break
     if best is None:
         return Search(None, factor, None, len(found), local=False)
     around = _Around(case, options, tuple(sorted(variants | {variant for variant, _ in best.mix})), found)
     final, local = around.descend(best, most)
-    return Search(final, factor, best, len(found), local)
+    return Search(final, factor, on_path, len(found), local)
 
 
 class _Around:

@@ -105,7 +105,16 @@ def test_the_fit_plans_for_more_until_bursts_are_served() -> None:
     state = FleetState((service(),), POOLS)
     requests = drawn(8.0, cv=5.0, duration_s=200.0)
     seen: list[tuple[float, float, bool]] = []
-    found = fit(state, "chat", requests, RunOptions(), horizon_s=200.0, tried=lambda *told: seen.append(told))
+    told = seen.append
+    found = fit(
+        state,
+        "chat",
+        requests,
+        RunOptions(),
+        horizon_s=200.0,
+        queueing_quantiles=(0.9,),
+        tried=lambda factor, cost, kept: told((factor, cost, kept)),
+    )
     assert found is not None
     assert found.measures.attained
     assert found.rate_rps == pytest.approx(8.0 * found.factor)
@@ -113,6 +122,9 @@ def test_the_fit_plans_for_more_until_bursts_are_served() -> None:
     costs = [cost for _, cost, _ in seen]
     assert costs == sorted(costs)
     assert found.factor > 1
+    either = fit(state, "chat", requests, RunOptions(), horizon_s=200.0)
+    assert either is not None
+    assert either.service_plan.cost_usd_per_hour <= found.service_plan.cost_usd_per_hour
     calm = fit(state, "chat", drawn(8.0, cv=0.5, duration_s=200.0), RunOptions(), horizon_s=200.0)
     assert calm is not None
     assert calm.factor < found.factor

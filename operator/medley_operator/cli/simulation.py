@@ -85,6 +85,7 @@ class Fitted:
         if self.found is None:
             return f"{self.service}: no plan that was tried keeps the objectives"
         rate = f"{self.found.rate_rps:.4g} requests/s ({self.found.factor:g} × its rate)"
+        rate += f" with noWaitShare {self.found.queueing_quantile:g} and interarrivalCV 1"
         entries = self.found.service_plan.mix
         mix, cost = mix_text(entries), money(self.found.service_plan.cost_usd_per_hour)
         return f"{self.service}: planned for {rate}, {mix} for {cost} $/h keeps the objectives"

@@ -65,6 +65,8 @@ def _fitted_manifest(fitted: Fitted) -> dict[str, Any]:
         "found": True,
         "factor": found.factor,
         "rate": _rounded(found.rate_rps),
+        "noWaitShare": found.queueing_quantile,
+        "interarrivalCV": 1,
         "costPerHour": _rounded(found.service_plan.cost_usd_per_hour),
         "mix": [
             {"pool": entry.variant.pool, "parallelism": str(entry.variant.parallelism), "replicas": entry.replicas}
