@@ -253,10 +253,19 @@ def wrong(status: int, stdout: str, stderr: str, arguments: list[str]) -> str:
         if stdout:
             return "an answer was printed although the input is wrong"
         return "" if stderr.strip() else "says nothing of what is wrong"
+    return _wrong_answer(stdout, stderr, arguments)
+
+
+def _wrong_answer(stdout: str, stderr: str, arguments: list[str]) -> str:
     if not stdout.strip() and not stderr.strip():
         return "no answer was printed"
-    json_asked = "--help" not in arguments and _output_of(arguments) == "json"
-    return _wrong_json(stdout) if json_asked and stdout else ""
+    if "--help" in arguments:
+        return ""
+    if "--report" in arguments:
+        page = Path(arguments[arguments.index("--report") + 1])
+        if not page.is_file() or not page.read_text(encoding="utf-8").endswith("</html>"):
+            return "no page was written"
+    return _wrong_json(stdout) if _output_of(arguments) == "json" and stdout else ""
 
 
 def _output_of(arguments: list[str]) -> str:

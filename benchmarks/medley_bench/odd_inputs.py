@@ -7,6 +7,7 @@ text       sound YAML or JSON with characters and lines lost, doubled, swapped, 
 yaml       aliases, bombs, depth, tags, merge keys, huge scalars, many documents
 files      what is no file, or not what its name says
 flags      sound input with odd arguments
+pages      extremes of which a page is to be written
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class Case:
 def case(seed: int, number: int) -> Case:
     """The case of a number."""
     rng = random.Random(f"{seed}/{number}")
-    kinds: tuple[tuple[str, int, Callable[[random.Random], Case]], ...] = (
+    kinds: tuple[tuple[str, float, Callable[[random.Random], Case]], ...] = (
         ("fields", 30, _fields),
         ("extremes", 32, _extremes),
         ("conflicts", 8, _conflicts),
@@ -76,6 +77,7 @@ def case(seed: int, number: int) -> Case:
         ("yaml", 6, _yaml),
         ("files", 3, _files),
         ("flags", 3, _flags),
+        ("pages", 0.1, _pages),
     )
     (make,) = rng.choices([make for _, _, make in kinds], [weight for _, weight, _ in kinds])
     return make(rng)
@@ -483,3 +485,8 @@ def _flags(rng: random.Random) -> Case:
     )  # fmt: skip
     chosen = [word for each in rng.sample(flags, rng.randint(1, 3)) for word in each]
     return Case("flags", (("kept.yaml", b""),), as_yaml(fleet(rng)), ("-f", "-", *chosen))
+
+
+def _pages(rng: random.Random) -> Case:
+    made = _extremes(rng)
+    return Case("pages", (("kept.yaml", b""),), made.stdin, (*made.arguments, "--report", f"{FOLDER}/plan.html"))

@@ -42,6 +42,7 @@ def test_the_same_number_gives_the_same_input() -> None:
         (1, "", "", [], "no answer was printed"),
         (0, '{"a": NaN}', "", ["-o", "json"], "NaN is not JSON"),
         (0, '{"a": ', "", ["-o", "yaml", "-o", "json"], "the answer is not JSON"),
+        (0, "{}", "", ["--report", "/nowhere/plan.html"], "no page was written"),
     ],
 )
 def test_what_must_not_be_is_noticed(status: int, stdout: str, stderr: str, arguments: list[str], words: str) -> None:
