@@ -22,7 +22,7 @@ from medley_bench.report import Report, Row
 from medley_planner.fleet import Objectives, Parallelism
 from medley_planner.gpus import gpu_type
 from medley_planner.known_models import known_models
-from medley_planner.measured import LoadCurve
+from medley_planner.load_curve import LoadCurve
 from medley_planner.models import ModelArchitecture, ThroughputPoint
 from medley_planner.roofline import sustained_rates
 

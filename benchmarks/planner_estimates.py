@@ -40,7 +40,7 @@ from rich.table import Table
 from medley_bench.report import Row
 from medley_bench.silicon import Group, Point, groups_of, points, sample_path
 from medley_planner.fleet import Objectives
-from medley_planner.measured import LoadCurve
+from medley_planner.load_curve import LoadCurve
 from medley_planner.models import ThroughputPoint
 from medley_planner.steady_state import MAX_SEQUENCES, SteadyState, rho_within
 from medley_planner.step_time import StepTime

@@ -6,7 +6,8 @@ import pytest
 from medley_planner.fleet import Objectives, Parallelism
 from medley_planner.gpus import gpu_type
 from medley_planner.known_models import known_models
-from medley_planner.measured import LoadCurve, MeasuredRate, load_curves, measured_rates
+from medley_planner.load_curve import LoadCurve
+from medley_planner.measured import MeasuredRate, load_curves, measured_rates
 from medley_planner.models import ThroughputPoint
 from medley_planner.roofline import sustained_rates
 
