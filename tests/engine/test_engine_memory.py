@@ -21,10 +21,10 @@ from medley_engine.config import Topology, UnsupportedModelError, parse_model_co
 from medley_engine.memory import wire
 from medley_engine.memory.checkpoint import Checkpoint, CheckpointError
 from medley_engine.memory.client import ManagerClient
-from medley_engine.memory.daemon import build_manager, serve
 from medley_engine.memory.journal import Journal
 from medley_engine.memory.mapping import Pool, VirtualRange
 from medley_engine.memory.peer import GlooEnd
+from medley_engine.memory.server import build_manager, serve
 from medley_engine.placement import initial, rebalance
 
 ME = wire.Peer(os.getpid(), os.getuid())

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed (extra: engi
 
 from medley_engine.config import Topology  # noqa: E402
 from medley_engine.memory import wire  # noqa: E402
-from medley_engine.memory.daemon import build_manager  # noqa: E402
+from medley_engine.memory.server import build_manager  # noqa: E402
 from medley_engine.placement import Placement, initial  # noqa: E402
 from medley_engine.runtime.collective import Collective  # noqa: E402
 from medley_engine.runtime.model import MoeModel  # noqa: E402

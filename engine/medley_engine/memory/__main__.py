@@ -6,8 +6,8 @@ import os
 import sys
 from pathlib import Path
 
-from medley_engine.memory.daemon import build_manager, serve
 from medley_engine.memory.peer import GlooTransport, MemoryTransport
+from medley_engine.memory.server import build_manager, serve
 from medley_engine.serving.settings import Settings
 from medley_engine.serving.supervisor import TOKEN_VARIABLE, SupervisorKeeper
 

@@ -3,8 +3,7 @@
 Ranks of an instance compute in lock step, because every MoE layer exchanges tokens between all of them. They agree
 before each step by gathering a few integers: whether anybody has work, the number of the last wake-up each has seen,
 and whether it knows that the coordinator is gone. They fall asleep together only when nobody has work and all have
-seen the same, so no rank ever waits in
-a collective for one that sleeps.
+seen the same, so no rank ever waits in a collective for one that sleeps.
 
 The coordinator talks to each rank over a Unix socket. When it dies, sequences are dropped (their clients are gone
 with it), pages stay attached, and the rank waits for the next coordinator.

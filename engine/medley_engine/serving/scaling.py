@@ -18,7 +18,6 @@ from medley_engine.config import ModelConfig
 from medley_engine.memory.wire import RemoteError
 from medley_engine.placement import Placement
 from medley_engine.serving.arming import Armoury
-from medley_engine.serving.handover import hand_over
 from medley_engine.serving.inforce import InForce, StateFile
 from medley_engine.serving.instances import Instance, InstancePool
 from medley_engine.serving.links import ManagerLink, RankLostError
@@ -26,11 +25,10 @@ from medley_engine.serving.metrics import Metrics
 from medley_engine.serving.pages import Pages
 from medley_engine.serving.requests import Dispatcher
 from medley_engine.serving.settings import Settings
+from medley_engine.serving.switching import Switch
 
 log = logging.getLogger("medley.engine.scaling")
 
-_FIRST_TOKEN_S = 0.25
-"""How long new prompts wait at most, after a switch, for the first token of what was handed over."""
 _REMEMBERED = 50
 
 
@@ -48,11 +46,12 @@ class Scaler:
         metrics: Metrics,
     ) -> None:
         self._settings, self._model = settings, model
-        self._manager, self._metrics = manager, metrics
+        self._metrics = metrics
         self.pool, self.dispatcher = pool, dispatcher
         self.file = StateFile(settings.run_path)
         self.pages = Pages(settings, model, manager)
         self.armoury = Armoury(settings, pool, self.pages)
+        self._switch = Switch(settings, pool, manager, dispatcher)
         self.in_force = InForce(settings.data_parallel)
         self.operations: dict[str, ops.Operation] = {}
         self.current: str | None = None
@@ -261,46 +260,24 @@ class Scaler:
             self.dispatcher.active = instance
             self.pool.on_lost(instance)
         else:
-            await self._switch(operation_id, old, instance)
+            accepted = self.operations[operation_id].since["accepted"]
+            moved = await self._switch.move(
+                old, instance, lambda now: self._detail(operation_id, first_token_s=now - accepted)
+            )
+            self._detail(operation_id, **moved)
         await self._forward(lambda: self.pages.commit(self.in_force.config))
         await self._hold()
         self.move(operation_id, "draining")
         await self._hold()
         if old is not None:
-            await self._drain(old)
+            await self._switch.drain(old)
         self.move(operation_id, "releasing")
         await self._hold()
         if old is not None and old.state == "attached":
-            await self._let_go(old)
+            await self._switch.let_go(old)
         self.move(operation_id, "succeeded")
         if self.on_changed is not None:
             self.on_changed()
-
-    async def _switch(self, operation_id: str, old: Instance | None, instance: Instance) -> None:
-        """New requests go to the new instance, and what runs is handed over to it. Prompts that come meanwhile wait
-        for the first token of what was handed over, so that running streams pause as shortly as may be.
-        """
-        accepted = self.operations[operation_id].since["accepted"]
-        first = asyncio.Event()
-
-        def tell(now: float) -> None:
-            first.set()
-            self._detail(operation_id, first_token_s=now - accepted)
-
-        self.dispatcher.awaited[instance.id] = tell
-        with self.dispatcher.held_back():
-            self.dispatcher.active = instance
-            if old is not None and old.state == "attached":
-                try:
-                    moved = await hand_over(old, instance, self.dispatcher, self._manager, self._settings)
-                    self._detail(operation_id, handover=moved)
-                    if moved["moved"]:
-                        await asyncio.wait_for(first.wait(), _FIRST_TOKEN_S)
-                except TimeoutError:
-                    self._detail(operation_id, first_token_awaited_s=_FIRST_TOKEN_S)
-                except (RemoteError, RankLostError, OSError) as error:
-                    # What was not moved finishes on the old instance, or is replayed at the drain timeout.
-                    log.warning("handing over: %s", error)
 
     async def _forward(self, step: Callable[[], Awaitable[Any]]) -> None:
         """Repeat what must happen once the new configuration is in force."""
@@ -313,37 +290,13 @@ class Scaler:
             else:
                 return
 
-    async def _drain(self, old: Instance) -> None:
-        """Wait for what still runs on the old instance; past the deadline it is replayed on the new one."""
-        for link in old.links:
-            if old.state == "attached":
-                link.tell("drain")
-        end = time.monotonic() + self._settings.drain_timeout_s
-        while old.state == "attached" and (left := self.dispatcher.on_instance(old)):
-            if time.monotonic() > end:
-                log.warning("%d requests outlasted the drain timeout and are replayed", len(left))
-                for request in left:
-                    old.links[request.rank].tell("abort", ids=[request.id])
-                self.dispatcher.requeue(left)
-                return
-            await asyncio.sleep(0.02)
-
-    async def _let_go(self, old: Instance) -> None:
-        try:
-            await old.detach()
-        except (RemoteError, RankLostError, TimeoutError) as error:
-            log.warning("old instance did not let go (%s): it is ended", error)
-            await self.pool.stop(old)
-            return
-        await self.pool.put_back(old)
-
     async def _undo(self, operation_id: str, end: ops.Phase, message: str = "") -> None:
         """Back to the old configuration, which was never left."""
         operation = self.operations[operation_id]
         instance = self.pool.instances.get(operation.instance)
         if instance is not None and instance is not self.dispatcher.active:
             if instance.state == "attached":
-                await self._let_go(instance)
+                await self._switch.let_go(instance)
             else:
                 await self.pool.stop(instance)
         if operation.config:
