@@ -112,6 +112,10 @@ def servable_alone(problem: FleetProblem, limits: Limits, memo: Memo) -> bool:
 
     Replicas of one variant often can, which is quickly seen.
     """
+    return memo.recall(("servable", problem, limits.relative_gap), lambda: _servable_alone(problem, limits, memo))
+
+
+def _servable_alone(problem: FleetProblem, limits: Limits, memo: Memo) -> bool:
     (service,) = problem.services
     for v in range(len(service.variants)):
         needed = one_variant_suffices(service.only((v,)), 0)

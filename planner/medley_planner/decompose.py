@@ -22,6 +22,7 @@ stays.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -132,7 +133,11 @@ class _Decomposition:
         self._shared = needed_limits(problem.shared)
         self._most = np.array([limit.most for limit in self._shared])
         self._ceilings = np.array([_ceiling(limit, problem.services) for limit in self._shared])
-        self._kept = [undominated(service, problem.stock) for service in problem.services]
+        pools = tuple(limit.pool for limit in problem.stock)
+        self._kept = [
+            memo.recall(("undominated", each, pools), functools.partial(undominated, each, problem.stock))
+            for each in problem.services
+        ]
         self._distinct: dict[ServiceProblem, Columns] = {}
         self._services = [
             self._columns(s, service.only(kept))
@@ -150,7 +155,7 @@ class _Decomposition:
     def _columns(self, s: int, service: ServiceProblem) -> Columns:
         fresh = service.fresh()
         if fresh not in self._distinct:
-            known = self._memo.recall(("known mixes", fresh, self._shared), Known, grows_to_bytes=_KNOWN_BYTES)
+            known = self._memo.recall(("known mixes", fresh, self._shared), Known, taken_bytes=_KNOWN_BYTES)
             hints = cast("Sequence[Array]", self._memo.hint(("weights", self._names[s], fresh.variants)) or ())
             self._distinct[fresh] = Columns(fresh, self._shared, known, hints)
         return self._distinct[fresh]

@@ -38,7 +38,7 @@ class Memo:
         self.hits = 0
         self.misses = 0
 
-    def recall(self, key: Hashable, compute: Callable[[], T], *, grows_to_bytes: int = 0) -> T:
+    def recall(self, key: Hashable, compute: Callable[[], T], *, taken_bytes: int | None = None) -> T:
         """The result kept under `key`, else that of `compute`, which is kept.
 
         `key` must hold every value that `compute` depends on, and name the kind of result.
@@ -46,7 +46,7 @@ class Memo:
         Args:
             key: Of the result.
             compute: Works it out.
-            grows_to_bytes: For a result that is added to afterwards: what it may come to take.
+            taken_bytes: What the result takes, or may come to take when it is added to; None is to be estimated.
         """
         if key in self._results:
             self._results.move_to_end(key)
@@ -54,13 +54,13 @@ class Memo:
             return cast("T", self._results[key])
         result = compute()
         self.misses += 1
-        self._keep(key, result, max(grows_to_bytes, _estimated_bytes(result)))
+        self._keep(key, result, _estimated_bytes(result) if taken_bytes is None else taken_bytes)
         return result
 
     def _keep(self, key: Hashable, result: object, taken: int) -> None:
+        self._held_bytes += taken - self._sizes.get(key, 0)
         self._results[key] = result
         self._sizes[key] = taken
-        self._held_bytes += taken
         while len(self._results) > 1 and (len(self._results) > self._entries or self._held_bytes > self._bytes):
             oldest, _ = self._results.popitem(last=False)
             self._held_bytes -= self._sizes.pop(oldest)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Hashable, Mapping
+from dataclasses import dataclass, fields, replace
 
 from medley_planner.assemble import Prepared
 from medley_planner.figures import service_problem
-from medley_planner.fleet import FleetState, PlanOptions, Pool, Stock
+from medley_planner.fleet import FleetState, PlanOptions, Pool, Service, Stock
 from medley_planner.memo import Memo
 from medley_planner.milp import Limits
+from medley_planner.problem import ServiceProblem
 from medley_planner.validation import validate
-from medley_planner.variants import CapacityFunction, Remembered, candidates
+from medley_planner.variants import Candidates, CapacityFunction, Remembered, candidates
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,7 @@ def outlook(state: FleetState, options: PlanOptions, capacity_of: CapacityFuncti
     by_name = {pool.name: pool for pool in pools}
     prepared = {}
     for service in sorted(state.services, key=lambda service: service.name):
-        found = candidates(service, pools, capacity_of, memo)
-        problem = service_problem(service, found, by_name, switching_horizon_s=options.switching_horizon_s)
+        found, problem = _figures(service, by_name, options, capacity_of, memo)
         prepared[service.name] = Prepared(service, found, problem)
     pairs = [(each.service, each.candidates) for each in prepared.values()]
     return Outlook(
@@ -80,3 +80,35 @@ def outlook(state: FleetState, options: PlanOptions, capacity_of: CapacityFuncti
         ),
         capacity_of=Remembered(pairs, {pool.name: pool.gpu for pool in pools}, capacity_of),
     )
+
+
+def _figures(
+    service: Service, pools: Mapping[str, Pool], options: PlanOptions, capacity_of: CapacityFunction, memo: Memo
+) -> tuple[Candidates, ServiceProblem]:
+    """What a service may run on, and that in figures. Neither depends on stock."""
+    horizon_s = options.switching_horizon_s
+    key = ("figures", _values(service, _NOT_OF_SERVICES), _values_of(pools), capacity_of, horizon_s)
+
+    def compute() -> tuple[Candidates, ServiceProblem]:
+        found = candidates(service, list(pools.values()), capacity_of, memo)
+        return found, service_problem(service, found, pools, switching_horizon_s=horizon_s)
+
+    return memo.recall(key, compute, taken_bytes=_FIGURES_BYTES)
+
+
+_FIGURES_BYTES = 2**17
+"""About what the figures of a service take; the capacities in them are kept in the memo anyway."""
+
+_NOT_OF_SERVICES = ("name", "pinned")
+_NOT_OF_POOLS = ("stock", "exhausted")
+"""What figures do not depend on."""
+
+
+def _values_of(pools: Mapping[str, Pool]) -> tuple[Hashable, ...]:
+    return tuple(_values(pool, _NOT_OF_POOLS) for pool in pools.values())
+
+
+def _values(value: Service | Pool, left_out: Collection[str]) -> tuple[Hashable, ...]:
+    """The fields of a service or a pool, without some."""
+    found = (getattr(value, each.name) for each in fields(value) if each.name not in left_out)
+    return tuple(tuple(sorted(each.items(), key=repr)) if isinstance(each, Mapping) else each for each in found)

@@ -241,7 +241,7 @@ def _alone_bounds(members: Sequence[Prepared], coalition: Coalition, ready: Outl
     """Of each member: proven, alone with all stock, serving everything costs no less."""
     if not coalition.alone:
         return [_lower_bound(each, ready, memo) for each in members]
-    return [max(fractional_bound(each.problem), bound) for each, bound in zip(members, coalition.alone, strict=True)]
+    return list(coalition.alone)
 
 
 def _lower_bound(each: Prepared, ready: Outlook, memo: Memo) -> float:

@@ -238,7 +238,8 @@ class Remembered:
     ) -> None:
         self._services = tuple(services)
         self._capacity_of = capacity_of
-        self._known: dict[tuple[object, ...], Capacity] = {}
+        self._candidates: dict[tuple[object, ...], tuple[tuple[Bucket, ...], Candidate]] = {}
+        self._known: dict[tuple[object, ...], Mapping[tuple[int, int], Capacity]] = {}
         for service, found in self._services:
             within = (id(service.objectives), service.max_context_tokens, PromptMix.of(service.sizes))
             served = (id(service.model), id(service.measurements), service.engine, *within)
@@ -246,9 +247,7 @@ class Remembered:
                 gpu, parallelism = gpus[candidate.variant.pool], candidate.variant.parallelism
                 factor = service.correction(gpu, parallelism)
                 replica = (id(gpu), parallelism, candidate.variant.role, factor)
-                for bucket, capacity in zip(found.buckets, candidate.capacities, strict=True):
-                    size = (bucket.input_tokens, bucket.output_tokens)
-                    self._known[(*served, *replica, size)] = capacity
+                self._candidates[(*served, *replica)] = (found.buckets, candidate)
 
     def __call__(
         self,
@@ -268,9 +267,9 @@ class Remembered:
         """The capacity of one replica for requests of each size, in the order given."""
         served = (id(model), id(measurements), engine, id(objectives), max_context_tokens, prompts)
         replica = (id(gpu), parallelism, role, correction)
-        keys = [(*served, *replica, size) for size in sizes]
-        if all(key in self._known for key in keys):
-            return tuple(self._known[key] for key in keys)
+        known = self._by_size((*served, *replica))
+        if all(size in known for size in sizes):
+            return tuple(known[size] for size in sizes)
         return self._capacity_of(
             model=model,
             measurements=measurements,
@@ -284,3 +283,14 @@ class Remembered:
             correction=correction,
             prompts=prompts,
         )
+
+    def _by_size(self, asked: tuple[object, ...]) -> Mapping[tuple[int, int], Capacity]:
+        """What was worked out for a replica, by size: only few of all candidates are ever asked for."""
+        if asked not in self._known:
+            buckets, candidate = self._candidates.get(asked, ((), None))
+            capacities = candidate.capacities if candidate is not None else ()
+            self._known[asked] = {
+                (bucket.input_tokens, bucket.output_tokens): capacity
+                for bucket, capacity in zip(buckets, capacities, strict=True)
+            }
+        return self._known[asked]

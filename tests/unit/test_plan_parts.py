@@ -261,7 +261,8 @@ def test_a_memo_forgets_the_least_recently_used() -> None:
 def test_a_second_plan_of_the_same_fleet_solves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     state, memo = fleet([service(f"s{k}", 3.0 + k) for k in range(3)], small_and_big(small=12, big=5)), Memo()
     first = plan(state, capacity_of=SMALL_AND_BIG, memo=memo)
-    monkeypatch.setattr(cheapest_module, "solve", lambda *_, **__: pytest.fail("solved again"))
+    for way in ("solve", "solve_by_cuts"):
+        monkeypatch.setattr(cheapest_module, way, lambda *_, **__: pytest.fail("solved again"))
     assert plan(state, capacity_of=SMALL_AND_BIG, memo=memo) == first
 
 
