@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,26 +14,21 @@ from medley_operator.api.problems import Problem
 from medley_operator.api.resolve import ResolvedService, Surroundings, resolve_pool, resolve_profile, resolve_service
 from medley_operator.api.traces import TraceKey, histogram_of_config_map
 from medley_operator.api.translate import UNLIMITED_NODES, declared_stock, plan_status, planner_pool, planner_service
+from medley_operator.cli.advice import notes_about_roles, notes_about_steps
 from medley_operator.cli.inputs import InputError, Inputs, Mistake
 from medley_operator.cli.sensitivity import sensitivity_manifest
 from medley_planner.capacity import capacities
-from medley_planner.fleet import FleetState, PlanOptions, Pool, Role
+from medley_planner.fleet import FleetState, PlanOptions, Pool
 from medley_planner.gpus import GPUType
 from medley_planner.memo import Memo
 from medley_planner.plan import InvalidFleetError, plan
 from medley_planner.result import FleetPlan, Outcome
 from medley_planner.sensitivity import Effort, Progress, Sensitivity, sensitivity
 from medley_planner.sizes import SizeHistogram
-from medley_planner.step_budget import DEFAULT_STEP_TOKENS, step_budget_tokens
-from medley_planner.step_time import StepTime
 from medley_planner.variants import CapacityFunction
-from medley_planner.wording import mix_text, variant_text
 
 FEASIBLE = frozenset({Outcome.PLANNED.value, Outcome.PINNED.value})
 """Outcomes after which `medley plan` ends with status 0."""
-
-STEP_ARGUMENTS = {"vllm": "--max-num-batched-tokens", "sglang": "--chunked-prefill-size"}
-"""How engines are told how many tokens a step computes at most."""
 
 
 @dataclass(frozen=True)
@@ -255,47 +250,10 @@ def answered(asked: Asked, question: Question, *, progress: Progress | None = No
         pools=asked.pools,
         state=state,
         fleet=answer,
-        notes=(*asked.notes, *_notes_about_roles(answer), *_notes_about_steps(state, answer)),
+        notes=(*asked.notes, *notes_about_roles(answer), *notes_about_steps(state, answer)),
         unplanned=asked.unplanned,
         sensitivity=holds,
     )
-
-
-def _notes_about_roles(answer: FleetPlan) -> Iterator[str]:
-    """Which services the plan would split into prefill and decode, and that this is advice."""
-    for service in answer.services:
-        parts = [entry for entry in service.mix if entry.variant.role is not Role.SHARED]
-        if parts:
-            yield (
-                f"{service.name}: {mix_text(parts)} would compute prompts and outputs apart; that is advice, "
-                "as the operator does not run such replicas yet"
-            )
-
-
-def _notes_about_steps(state: FleetState, answer: FleetPlan) -> Iterator[str]:
-    """Which engines would keep every pause between output tokens within the objective with other steps than planned.
-
-    One setting for each Deployment, from the replica and the objective alone. It is said, not set: a change of the
-    objective, or of a constant of the estimate, would otherwise replace every replica.
-    """
-    gpus = {pool.name: pool.gpu for pool in state.pools}
-    for service in sorted(state.services, key=lambda service: service.name):
-        objective_s = service.objectives.time_per_output_token_s
-        if objective_s is None or service.engine not in STEP_ARGUMENTS:
-            continue
-        advice = []
-        for entry in answer.service(service.name).mix:
-            if entry.variant.role is Role.SHARED and entry.variant.pool in gpus:
-                times = StepTime(service.model, gpus[entry.variant.pool], entry.variant.parallelism)
-                tokens = step_budget_tokens(times, objective_s)
-                if tokens not in {None, DEFAULT_STEP_TOKENS}:
-                    advice.append(f"{tokens} on {variant_text(entry.variant)}")
-        if advice:
-            yield (
-                f"{service.name}: {STEP_ARGUMENTS[service.engine]} {', '.join(advice)} would keep single pauses "
-                f"between output tokens within {1000 * objective_s:g} ms, by estimate; the plan counts with "
-                f"{DEFAULT_STEP_TOKENS}"
-            )
 
 
 def _resolve(inputs: Inputs) -> tuple[dict[str, GPUType], list[ResolvedService]]:

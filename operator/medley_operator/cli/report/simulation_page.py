@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from medley_operator.cli.columns import money
-from medley_operator.cli.report.page import Fact, ReportError
+from medley_operator.cli.report.page import ReportError
+from medley_operator.cli.report.rows import Fact
 from medley_operator.cli.simulation import SimulatedFleet, shown_time
 from medley_operator.version import VERSION
 from medley_planner.simulator.measures import ServiceMeasures
