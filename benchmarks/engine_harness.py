@@ -108,9 +108,7 @@ class Engine:
     async def ready(self, *standbys: int, armed: bool = False) -> dict[str, Any]:
         """Wait until it serves, runs no operation and has these standbys (armed, if so)."""
         have = "armed" if armed else "standbys"
-        return await self.until(
-            lambda s: bool(s.get("ready")) and not s["operation"] and set(standbys) <= set(s[have])
-        )
+        return await self.until(lambda s: bool(s.get("ready")) and not s["operation"] and set(standbys) <= set(s[have]))
 
     async def stream(
         self, prompts: list[list[int]], index: int, count: int, into: list[Answer] | None = None
