@@ -1,5 +1,6 @@
 """The scheduler against a model of what a rank computes: every token once, in order, within budgets and blocks."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -122,3 +123,26 @@ def test_it_asks_for_the_blocks_it_lacks():
     scheduler.free = [7, 9]
     assert scheduler.wanted_blocks() == 0
     assert scheduler.schedule()[0].blocks == (7, 9)
+
+
+def test_the_step_after_a_handover_has_no_prompts_in_it():
+    scheduler = make(20)
+    scheduler.add(Sequence("old", (1, 2), SamplingParams(9), generated=[3], computed=2, blocks=[19]))
+    scheduler.free.remove(19)
+    scheduler.add(Sequence("half", tuple(range(12)), SamplingParams(2), computed=8, blocks=[17, 18]))
+    scheduler.free = scheduler.free[:17]
+    scheduler.add(Sequence("new", (1, 2, 3), SamplingParams(2)))
+    scheduler.skip_prompts_once = True
+    (only,) = scheduler.schedule()
+    assert (only.id, only.decoding, only.sample) == ("old", True, True)
+    scheduler.complete([only], {"old": 4})
+    assert [(piece.id, piece.decoding) for piece in scheduler.schedule()] == [
+        ("old", True),
+        ("half", False),
+        ("new", False),
+    ]
+
+
+def test_a_budget_must_hold_a_chunk_beside_every_other_sequence():
+    with pytest.raises(ValueError, match="a budget of 10 tokens"):
+        Scheduler(block_tokens=4, chunk_tokens=8, budget_tokens=10, max_running=4)

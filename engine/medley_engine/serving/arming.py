@@ -44,6 +44,7 @@ class Armoury:
         self._enabled = self._enabled and settings.zero_copy and settings.page_remap and settings.shared_pages
         self._armed: dict[int, Armed] = {}
         self._task: asyncio.Task[None] | None = None
+        self._wish: tuple[InForce, Sequence[int]] | None = None
         self._wanted = self._at_pages = False
 
     @property
@@ -52,10 +53,11 @@ class Armoury:
         return sorted(size for size, armed in self._armed.items() if armed.instance.state == "armed")
 
     def begin(self, in_force: InForce, sizes: Sequence[int]) -> None:
-        """Arm these sizes, one after the other, unless that is under way."""
+        """Arm these sizes, one after the other; anew where that is under way, since one may have died meanwhile."""
+        self._wish = (in_force, sizes)
+        self._wanted = True
         if self._enabled and (self._task is None or self._task.done()):
-            self._wanted = True
-            self._task = asyncio.create_task(self._arm_all(in_force, sizes))
+            self._task = asyncio.create_task(self._run())
 
     async def settle(self) -> None:
         """Stop arming: at once while a standby is waited for, else when the one at its pages is ready."""
@@ -86,6 +88,11 @@ class Armoury:
             except (RankLostError, RemoteError, ConnectionError, TimeoutError) as error:
                 log.warning("disarming %s: %s", armed.config, error)
                 await self._pool.stop(armed.instance)
+
+    async def _run(self) -> None:
+        while self._wanted and self._wish is not None:
+            wish, self._wish = self._wish, None
+            await self._arm_all(*wish)
 
     async def _arm_all(self, in_force: InForce, sizes: Sequence[int]) -> None:
         if set(self.sizes) != set(sizes) or any(not self._fits(in_force, size) for size in sizes):
