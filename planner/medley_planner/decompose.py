@@ -42,7 +42,7 @@ from medley_planner.relaxed_prices import relaxed_prices
 from medley_planner.sparse import Array
 
 _SWEEPS = 6
-_LIGHT_SWEEPS = 4
+_LIGHT_SWEEPS = 3
 _NODES = (10, 100, 400)
 """Of a subproblem's search tree, in the first search and where most is left unproven."""
 
@@ -133,16 +133,14 @@ class _Decomposition:
         self._shared = needed_limits(problem.shared)
         self._most = np.array([limit.most for limit in self._shared])
         self._ceilings = np.array([_ceiling(limit, problem.services) for limit in self._shared])
-        pools = tuple(limit.pool for limit in problem.stock)
-        self._kept = [
-            memo.recall(("undominated", each, pools), functools.partial(undominated, each, problem.stock))
+        pools = tuple(sorted({limit.pool for limit in problem.stock}))
+        pruned = [
+            memo.recall(("pruned", each, pools), functools.partial(_pruned, each, problem.stock))
             for each in problem.services
         ]
+        self._kept = [kept for kept, _ in pruned]
         self._distinct: dict[ServiceProblem, Columns] = {}
-        self._services = [
-            self._columns(s, service.only(kept))
-            for s, (service, kept) in enumerate(zip(problem.services, self._kept, strict=True))
-        ]
+        self._services = [self._columns(s, fresh) for s, (_, fresh) in enumerate(pruned)]
         self._master = Master(len(self._services), self._most, self._ceilings)
         self._added: list[dict[Mix, None]] = [{} for _ in self._services]
         self._moving: list[float] = []
@@ -152,8 +150,7 @@ class _Decomposition:
         self._best: Mixes | None = None
         self._seconds = 0.0
 
-    def _columns(self, s: int, service: ServiceProblem) -> Columns:
-        fresh = service.fresh()
+    def _columns(self, s: int, fresh: ServiceProblem) -> Columns:
         if fresh not in self._distinct:
             known = self._memo.recall(("known mixes", fresh, self._shared), Known, taken_bytes=_KNOWN_BYTES)
             hints = cast("Sequence[Array]", self._memo.hint(("weights", self._names[s], fresh.variants)) or ())
@@ -305,11 +302,13 @@ class _Decomposition:
 
     def _standing(self, s: int) -> Mix | None:
         """What runs of a service, or was planned for it before, where it still serves and keeps its rows."""
-        service = self._problem.services[s].only(self._kept[s])
-        mix = service.running if any(service.running) else self._memo.hint(("mix", self._names[s], service.variants))
-        if mix is None or not service.keeps_rows(cast("Mix", mix)):
+        service, variants = self._problem.services[s], self._services[s].service.variants
+        mix = tuple(service.running[v] for v in self._kept[s])
+        if not any(mix):
+            mix = cast("Mix", self._memo.hint(("mix", self._names[s], variants)) or ())
+        if not mix or not service.keeps_rows(self._whole(s, mix)):
             return None
-        return cast("Mix", mix) if self._services[s].serves(cast("Mix", mix)) else None
+        return mix if self._services[s].serves(mix) else None
 
     def _sub_limits(self) -> Limits:
         return Limits(self._limits.time_limit_s, self._limits.relative_gap * _SUBPROBLEM_GAP)
@@ -358,6 +357,12 @@ class _Decomposition:
             self._memo.note(("weights", *its), each.known.weights)
             if mixes is not None:
                 self._memo.note(("mix", *its), mixes[s])
+
+
+def _pruned(service: ServiceProblem, stock: Sequence[StockLimit]) -> tuple[tuple[int, ...], ServiceProblem]:
+    """Variants that an optimum may need, and the service with these as if nothing ran."""
+    kept = undominated(service, stock)
+    return kept, service.only(kept).fresh()
 
 
 def _ceiling(limit: SharedLimit, services: Sequence[ServiceProblem]) -> float:

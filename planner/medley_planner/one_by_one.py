@@ -5,7 +5,8 @@ joint one has to beat it. It proves nothing.
 
 - Pools of which the services want more than there is, each planned for itself, are *crowded*.
 - A service's regret is what it would pay more without them; infinite where it cannot do without.
-- Services are planned one by one in the order of regret, each with the stock that is left.
+- Services are planned one by one, the highest priority first and within it the largest regret, each with the stock that
+  is left.
 - Then each is planned again with what the others leave, until none finds anything cheaper, or `_ROUNDS` are over.
 """
 
@@ -54,7 +55,7 @@ def one_by_one(
 
 
 def _by_regret(services: Sequence[ServiceProblem], stock: Mapping[str, Stock], limits: Limits, memo: Memo) -> list[int]:
-    """Services with the most to lose first; between equals, in their own order."""
+    """Services of the highest priority first, then those with the most to lose; between equals, in their own order."""
     alone = [cheapest(FleetProblem((each,), stock_limits((each,), stock)), limits, memo) for each in services]
     held = [_held(each, found.replicas[0]) for each, found in zip(services, alone, strict=True) if found.found]
     crowded = crowded_pools(stock, held)
@@ -64,8 +65,9 @@ def _by_regret(services: Sequence[ServiceProblem], stock: Mapping[str, Stock], l
         without = math.inf
         if elsewhere.variants:
             without = least_price(FleetProblem((elsewhere,), stock_limits((elsewhere,), stock)), limits, memo).objective
-        regrets.append((-(without - found.objective if found.found else 0.0), s))
-    return [s for _, s in sorted(regrets)]
+        regret = without - found.objective if found.found else 0.0
+        regrets.append((-service.priority, -regret, s))
+    return [s for _, _, s in sorted(regrets)]
 
 
 def _beside(

@@ -41,7 +41,7 @@ TOLERANCE = 4e-7
 _NEVER = 1e15
 """Stands for the load of a bucket on a variant that cannot serve it."""
 
-_GROUPS = 24
+_GROUPS = 16
 """Groups of alike buckets."""
 
 _ROUNDING = 1e-9

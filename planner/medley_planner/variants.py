@@ -99,7 +99,7 @@ class Candidates:
     usable: tuple[Candidate, ...]
     rejected: tuple[Rejection, ...]
 
-    @property
+    @functools.cached_property
     def unserved(self) -> tuple[Bucket, ...]:
         """Sizes of which no candidate computes the prompt, or none the output tokens."""
         return tuple(bucket for index, bucket in enumerate(self.buckets) if not self._serves(index))
