@@ -42,7 +42,7 @@ from medley_planner.relaxed_prices import relaxed_prices
 from medley_planner.sparse import Array
 
 _SWEEPS = 6
-_LIGHT_SWEEPS = 3
+_LIGHT_SWEEPS = 4
 _NODES = (10, 100, 400)
 """Of a subproblem's search tree, in the first search and where most is left unproven."""
 
