@@ -19,12 +19,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medley_bench.report import Report, Row
+from medley_planner.capacities.load_curve import LoadCurve
+from medley_planner.capacities.roofline import sustained_rates
+from medley_planner.catalogue.gpus import gpu_type
+from medley_planner.catalogue.known_models import known_models
+from medley_planner.catalogue.models import ModelArchitecture, ThroughputPoint
 from medley_planner.fleet import Objectives, Parallelism
-from medley_planner.gpus import gpu_type
-from medley_planner.known_models import known_models
-from medley_planner.load_curve import LoadCurve
-from medley_planner.models import ModelArchitecture, ThroughputPoint
-from medley_planner.roofline import sustained_rates
 
 REPOSITORY = Path(__file__).parents[1]
 PAGE = REPOSITORY / "docs" / "capacity-tables.md"

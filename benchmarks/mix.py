@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medley_bench.report import Report, Row
+from medley_planner.catalogue.gpus import gpu_type
+from medley_planner.catalogue.known_models import known_models
 from medley_planner.fleet import FleetState, Formulation, Objectives, PlanOptions, Pool, Service, Stock
-from medley_planner.gpus import gpu_type
-from medley_planner.known_models import known_models
 from medley_planner.plan import plan
-from medley_planner.presets import preset
 from medley_planner.result import Outcome, ServicePlan
 from medley_planner.wording import mix_text
+from medley_planner.workload.presets import preset
 
 PAGE = Path(__file__).parents[1] / "docs" / "mix-table.md"
 

@@ -39,11 +39,11 @@ from rich.table import Table
 
 from medley_bench.report import Row
 from medley_bench.silicon import Group, Point, groups_of, points, sample_path
+from medley_planner.capacities.load_curve import LoadCurve
+from medley_planner.capacities.steady_state import MAX_SEQUENCES, SteadyState, rho_within
+from medley_planner.capacities.step_time import StepTime
+from medley_planner.catalogue.models import ThroughputPoint
 from medley_planner.fleet import Objectives
-from medley_planner.load_curve import LoadCurve
-from medley_planner.models import ThroughputPoint
-from medley_planner.steady_state import MAX_SEQUENCES, SteadyState, rho_within
-from medley_planner.step_time import StepTime
 
 OBJECTIVES = Objectives(0.05, 2.0)
 SEED = 20261122

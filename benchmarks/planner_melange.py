@@ -26,17 +26,17 @@ from rich.table import Table
 
 from medley_bench.fleets import SEED, drawn_services
 from medley_bench.report import Row
-from medley_planner.capacity import capacities
-from medley_planner.cheapest import solve_pruned
+from medley_planner.capacities.capacity import capacities
+from medley_planner.catalogue.known_models import known_models
 from medley_planner.fleet import FleetState, Objectives, PlanOptions, Service
-from medley_planner.goals import Goal, Limits
-from medley_planner.known_models import known_models
-from medley_planner.melange import MelangeMix, Solver, melange
-from medley_planner.memo import Memo
-from medley_planner.milp import solve
 from medley_planner.outlook import outlook
-from medley_planner.presets import preset
-from medley_planner.problem import FleetProblem, ServiceProblem
+from medley_planner.programme.cheapest import solve_pruned
+from medley_planner.programme.goals import Goal, Limits
+from medley_planner.programme.melange import MelangeMix, Solver, melange
+from medley_planner.programme.memo import Memo
+from medley_planner.programme.milp import solve
+from medley_planner.programme.problem import FleetProblem, ServiceProblem
+from medley_planner.workload.presets import preset
 from mix import MAX_CONTEXT_TOKENS, MODEL, POOLS, PRESET, RATES_RPS
 
 SLICE_FACTOR = 4

@@ -25,14 +25,14 @@ from rich.table import Table
 
 from medley_bench.fleets import SEED, crowded_fleet
 from medley_bench.report import Row
-from medley_planner.capacity import capacities
+from medley_planner.capacities.capacity import capacities
 from medley_planner.fleet import FleetState, Method, PlanOptions
-from medley_planner.memo import Memo
 from medley_planner.outlook import outlook
 from medley_planner.plan import plan
-from medley_planner.problem import stock_limits
-from medley_planner.relaxed_prices import wanted_beyond
+from medley_planner.programme.memo import Memo
+from medley_planner.programme.problem import stock_limits
 from medley_planner.result import FleetPlan
+from medley_planner.sharing.relaxed_prices import wanted_beyond
 
 SIZES = (10, 50, 200, 1_000)
 GOAL_SIZE = 200

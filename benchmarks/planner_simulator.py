@@ -38,10 +38,10 @@ from medley_bench.attainment import (
 )
 from medley_bench.queues import deterministic_wait_s, erlang_wait_s, mean_wait_s
 from medley_bench.report import Row
-from medley_planner.arrivals import BUSY_WINDOW_S, busy_rate_rps
 from medley_planner.simulator.replay import planned_run
 from medley_planner.simulator.requests import Requests
 from medley_planner.simulator.run import RunOptions, StepBudget
+from medley_planner.workload.arrivals import BUSY_WINDOW_S, busy_rate_rps
 
 OPTIONS = RunOptions(seed=SEED, step_budget=StepBudget.ADVISED)
 

@@ -25,15 +25,15 @@ from statistics import NormalDist
 from rich.console import Console
 
 from medley_bench.report import Row
-from medley_planner.capacity import capacities
+from medley_planner.capacities.capacity import capacities
+from medley_planner.catalogue.gpus import gpu_type
+from medley_planner.catalogue.known_models import known_models
 from medley_planner.fleet import FleetState, Formulation, Objectives, Parallelism, PlanOptions, Pool, Service, Stock
-from medley_planner.gpus import gpu_type
-from medley_planner.known_models import known_models
-from medley_planner.memo import Memo
 from medley_planner.plan import plan
+from medley_planner.programme.memo import Memo
 from medley_planner.result import ServicePlan
-from medley_planner.sizes import SizeHistogram
 from medley_planner.wording import mix_text
+from medley_planner.workload.sizes import SizeHistogram
 
 PAGE = Path(__file__).parents[1] / "docs" / "table3.md"
 

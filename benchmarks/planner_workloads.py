@@ -1,7 +1,7 @@
 """What planning with buckets costs, by their number, on three public traces; how well margins stand in for sizes.
 
 Methodology. Each trace's load is priced on eight GPU types at list prices (Llama-3.1-8B, estimates of the roofline),
-each size on its cheapest variant, in fractions of replicas: `medley_planner.bucketing`.
+each size on its cheapest variant, in fractions of replicas: `medley_planner.workload.bucketing`.
 
 - *Error*: the price by buckets at their means over that of every single request, less 1. The latter is computed from
   every distinct size of the trace.
@@ -31,16 +31,16 @@ from rich.table import Table
 
 from medley_bench.report import Row
 from medley_operator.cli.prices import LIST_PRICES
-from medley_planner.bucketing import BINS, BucketingError, bucketing_errors, load_price
-from medley_planner.buckets import histogram_of
+from medley_planner.catalogue.gpus import gpu_type
+from medley_planner.catalogue.known_models import known_models
 from medley_planner.fleet import FleetState, Objectives, PlanOptions, Pool, Service, Stock
-from medley_planner.gpus import gpu_type
-from medley_planner.known_models import known_models
-from medley_planner.marginals import Margin, fit_sizes
 from medley_planner.plan import plan
-from medley_planner.presets import presets
-from medley_planner.sizes import Bucket, SizeHistogram
-from medley_planner.traces import Trace, read_trace
+from medley_planner.workload.bucketing import BINS, BucketingError, bucketing_errors, load_price
+from medley_planner.workload.buckets import histogram_of
+from medley_planner.workload.marginals import Margin, fit_sizes
+from medley_planner.workload.presets import presets
+from medley_planner.workload.sizes import Bucket, SizeHistogram
+from medley_planner.workload.traces import Trace, read_trace
 
 TRACES = Path(os.environ.get("MEDLEY_TRACES") or Path(__file__).resolve().parents[2] / "shared" / "traces")
 MODEL = "meta-llama/Llama-3.1-8B-Instruct"

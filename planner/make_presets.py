@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from medley_planner.presets import preset_json
-from medley_planner.traces import Trace, read_trace
+from medley_planner.workload.presets import preset_json
+from medley_planner.workload.traces import Trace, read_trace
 
 PRESETS_FOLDER = Path(__file__).parent / "medley_planner" / "presets"
 

@@ -6,7 +6,9 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from medley_planner.capacity import MEMORY_TOO_SMALL, Capacity
+from medley_planner.capacities.capacity import MEMORY_TOO_SMALL, Capacity
+from medley_planner.catalogue.gpus import GPUType
+from medley_planner.catalogue.models import ModelArchitecture
 from medley_planner.fleet import (
     Availability,
     CapacityType,
@@ -20,9 +22,7 @@ from medley_planner.fleet import (
     Stock,
     Variant,
 )
-from medley_planner.gpus import GPUType
-from medley_planner.models import ModelArchitecture
-from medley_planner.sizes import SizeHistogram
+from medley_planner.workload.sizes import SizeHistogram
 
 SHORT = (100, 100)
 LONG = (4000, 400)

@@ -12,7 +12,7 @@ from medley_planner.simulator.engine import EngineLimits, StepTimes
 from medley_planner.simulator.requests import Requests
 from medley_planner.simulator.run import RunOptions, ServiceRun
 from medley_planner.simulator.stage import ReplicaKind
-from medley_planner.sizes import SizeHistogram
+from medley_planner.workload.sizes import SizeHistogram
 
 SMALL, BIG = Variant("small", 1), Variant("big", 1)
 PREFILL, DECODE = Variant("fast", 1, role=Role.PREFILL), Variant("wide", 1, role=Role.DECODE)

@@ -17,22 +17,22 @@ from pathlib import Path
 import numpy as np
 
 from medley_planner.assemble import from_split
-from medley_planner.buckets import histogram_of
-from medley_planner.capacity import capacities
+from medley_planner.capacities.capacity import capacities
+from medley_planner.catalogue.gpus import gpu_type
+from medley_planner.catalogue.known_models import known_models
 from medley_planner.fleet import FleetState, Objectives, PlanOptions, Pool, Service, Stock, Variant
-from medley_planner.gpus import gpu_type
-from medley_planner.known_models import known_models
-from medley_planner.memo import Memo
 from medley_planner.outlook import outlook
 from medley_planner.plan import plan
+from medley_planner.programme.memo import Memo
+from medley_planner.programme.split import split
 from medley_planner.result import ServicePlan
 from medley_planner.simulator.fit import fit
 from medley_planner.simulator.fit import replayed as replay
 from medley_planner.simulator.measures import Attainment
 from medley_planner.simulator.requests import Requests
 from medley_planner.simulator.run import RunOptions
-from medley_planner.split import split
-from medley_planner.traces import Trace, read_trace
+from medley_planner.workload.buckets import histogram_of
+from medley_planner.workload.traces import Trace, read_trace
 
 TRACES = Path(__file__).resolve().parents[3] / "shared" / "traces"
 """Where the public traces lie: beside the checkout, as they are data and not part of it."""

@@ -15,14 +15,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from medley_planner.capacity import capacities
+from medley_planner.capacities.capacity import capacities
+from medley_planner.catalogue.gpus import gpu_type
+from medley_planner.catalogue.known_models import known_models
 from medley_planner.fleet import FleetState, Objectives, PlanOptions, Pool, ReplicaBounds, Service, Stock
-from medley_planner.gpus import gpu_type
-from medley_planner.known_models import known_models
-from medley_planner.memo import Memo
 from medley_planner.outlook import outlook
-from medley_planner.problem import ServiceProblem
-from medley_planner.sizes import SizeHistogram
+from medley_planner.programme.memo import Memo
+from medley_planner.programme.problem import ServiceProblem
+from medley_planner.workload.sizes import SizeHistogram
 
 SEED = 20240614
 

@@ -22,10 +22,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from medley_planner.catalogue.gpus import BYTES_PER_MIB, GPUType, gpu_type
+from medley_planner.catalogue.known_models import known_models
+from medley_planner.catalogue.models import DATA_TYPE_BYTES, ModelArchitecture
 from medley_planner.fleet import Parallelism
-from medley_planner.gpus import BYTES_PER_MIB, GPUType, gpu_type
-from medley_planner.known_models import known_models
-from medley_planner.models import DATA_TYPE_BYTES, ModelArchitecture
 
 SAMPLE_VARIABLE = "MEDLEY_SILICON_SAMPLE"
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from medley_planner.fleet import FleetState
-from medley_planner.memo import Memo
 from medley_planner.plan import explain_plan
 from medley_planner.policy import FleetDecision
+from medley_planner.programme.memo import Memo
 from medley_planner.result import ServicePlan
 
 PER_ROUND = 10

@@ -24,7 +24,7 @@ from medley_operator.report.events import Events, Subject
 from medley_operator.report.pool_status import pool_status, profile_status
 from medley_operator.rounds import InvalidFleetError, Planner, Round, UnsoundPlanError
 from medley_operator.verdict import Verdict
-from medley_planner.sizes import SizeHistogram
+from medley_planner.workload.sizes import SizeHistogram
 
 LOG = logger("loop")
 

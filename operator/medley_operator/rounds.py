@@ -15,9 +15,9 @@ from medley_operator.verdict import Verdict
 from medley_operator.workloads import deployment
 from medley_operator.workloads.custom import PodTemplateError
 from medley_planner.fleet import FleetState, PlanOptions, Variant
-from medley_planner.memo import Memo
 from medley_planner.plan import InvalidFleetError, UnsoundPlanError
 from medley_planner.policy import Choice, Decision, FleetDecision, Standing, plan_and_decide
+from medley_planner.programme.memo import Memo
 from medley_planner.result import Outcome, ServicePlan
 
 Key = tuple[str, str]

@@ -6,15 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from medley_planner.diagnosis import Trouble
-from medley_planner.figures import interruption_usd_per_hour
+from medley_planner.capacities.variants import Candidates
 from medley_planner.fleet import CapacityType, Pool, Service, Variant
-from medley_planner.lower_bound import gap
-from medley_planner.memo import Memo
-from medley_planner.problem import ServiceProblem
+from medley_planner.infeasible.diagnosis import Trouble
+from medley_planner.programme.figures import interruption_usd_per_hour
+from medley_planner.programme.lower_bound import gap
+from medley_planner.programme.memo import Memo
+from medley_planner.programme.problem import ServiceProblem
+from medley_planner.programme.split import Split, split, split_after_loss
 from medley_planner.result import BucketShare, Fallback, MixEntry, Outcome, ServicePlan
-from medley_planner.split import Split, split, split_after_loss
-from medley_planner.variants import Candidates
 from medley_planner.wording import mix_text, money, percent, rate
 
 

@@ -10,9 +10,9 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from medley_planner.gpus import GPUType
-from medley_planner.models import ModelArchitecture, ThroughputPoint
-from medley_planner.sizes import SizeHistogram
+from medley_planner.catalogue.gpus import GPUType
+from medley_planner.catalogue.models import ModelArchitecture, ThroughputPoint
+from medley_planner.workload.sizes import SizeHistogram
 
 
 class Role(enum.StrEnum):

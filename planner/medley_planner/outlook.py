@@ -6,13 +6,13 @@ from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass, fields, replace
 
 from medley_planner.assemble import Prepared
-from medley_planner.figures import service_problem
+from medley_planner.capacities.variants import Candidates, CapacityFunction, Remembered, candidates
+from medley_planner.checking.validation import validate
 from medley_planner.fleet import FleetState, PlanOptions, Pool, Service, Stock
-from medley_planner.memo import Memo
-from medley_planner.milp import Limits
-from medley_planner.problem import ServiceProblem
-from medley_planner.validation import validate
-from medley_planner.variants import Candidates, CapacityFunction, Remembered, candidates
+from medley_planner.programme.figures import service_problem
+from medley_planner.programme.memo import Memo
+from medley_planner.programme.milp import Limits
+from medley_planner.programme.problem import ServiceProblem
 
 
 @dataclass(frozen=True)

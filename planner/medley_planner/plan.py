@@ -14,28 +14,28 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from medley_planner.assemble import Prepared, Shortage, from_split, kept, planned
-from medley_planner.budget import cost_limit, over_budget
-from medley_planner.capacity import capacities
-from medley_planner.cheapest import within_bounds
-from medley_planner.check import Violation, check, check_unshared
-from medley_planner.coalitions import Coalition, Sharing, alone_bound, share
-from medley_planner.diagnosis import Trouble, diagnose, nothing_fits
-from medley_planner.explain import explained
+from medley_planner.capacities.capacity import capacities
+from medley_planner.capacities.variants import CapacityFunction
+from medley_planner.checking.check import Violation, check, check_unshared
+from medley_planner.checking.validation import InvalidFleetError
+from medley_planner.explaining.explain import explained
 from medley_planner.fleet import FleetState, Formulation, PlanOptions, Role, Stock
-from medley_planner.greedy import greedy
-from medley_planner.held import remaining_stock
-from medley_planner.lower_bound import fractional_bound, gap
-from medley_planner.melange import melange
-from medley_planner.memo import Memo
-from medley_planner.milp import Ending, Limits
+from medley_planner.infeasible.budget import cost_limit, over_budget
+from medley_planner.infeasible.diagnosis import Trouble, diagnose, nothing_fits
+from medley_planner.infeasible.shortage import shortage
 from medley_planner.outlook import Outlook, outlook
-from medley_planner.problem import CostLimit, FleetProblem, ServiceProblem, stock_limits
+from medley_planner.programme.cheapest import within_bounds
+from medley_planner.programme.greedy import greedy
+from medley_planner.programme.held import remaining_stock
+from medley_planner.programme.lower_bound import fractional_bound, gap
+from medley_planner.programme.melange import melange
+from medley_planner.programme.memo import Memo
+from medley_planner.programme.milp import Ending, Limits
+from medley_planner.programme.problem import CostLimit, FleetProblem, ServiceProblem, stock_limits
+from medley_planner.programme.split import serves_all
 from medley_planner.result import FleetPlan, Outcome, ServicePlan, SolverStatus
-from medley_planner.shadow import by_planning_again, from_prices
-from medley_planner.shortage import shortage
-from medley_planner.split import serves_all
-from medley_planner.validation import InvalidFleetError
-from medley_planner.variants import CapacityFunction
+from medley_planner.sharing.coalitions import Coalition, Sharing, alone_bound, share
+from medley_planner.sharing.shadow import by_planning_again, from_prices
 
 __all__ = ["DEFAULT_OPTIONS", "InvalidFleetError", "UnsoundPlanError", "explain_plan", "plan"]
 

@@ -13,17 +13,17 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from medley_planner.capacity import capacities
-from medley_planner.check import DECIDED, check_mix
-from medley_planner.explain import explained
+from medley_planner.capacities.capacity import capacities
+from medley_planner.capacities.variants import CapacityFunction
+from medley_planner.checking.check import DECIDED, check_mix
+from medley_planner.explaining.explain import explained
 from medley_planner.fleet import FleetState, PlanOptions, Pool, Variant
-from medley_planner.held import crowded_pools
-from medley_planner.lower_bound import gap
-from medley_planner.memo import Memo
 from medley_planner.outlook import outlook
 from medley_planner.plan import DEFAULT_OPTIONS, plan_ready
+from medley_planner.programme.held import crowded_pools
+from medley_planner.programme.lower_bound import gap
+from medley_planner.programme.memo import Memo
 from medley_planner.result import FleetPlan, MixEntry, Outcome, ServicePlan, SolverStatus
-from medley_planner.variants import CapacityFunction
 from medley_planner.verdicts import (
     Case,
     Choice,

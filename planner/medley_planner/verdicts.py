@@ -10,7 +10,7 @@ import enum
 import math
 from dataclasses import dataclass
 
-from medley_planner.check import DECIDED, Violation
+from medley_planner.checking.check import DECIDED, Violation
 from medley_planner.fleet import Service, Variant
 from medley_planner.result import Outcome, ServicePlan
 from medley_planner.wording import mix_text, money

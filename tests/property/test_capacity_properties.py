@@ -7,11 +7,11 @@ from dataclasses import replace
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from medley_planner.capacity import Capacity, capacity
+from medley_planner.capacities.capacity import Capacity, capacity
+from medley_planner.capacities.percentiles import PromptMix
+from medley_planner.catalogue.gpus import GPUType
+from medley_planner.catalogue.models import ModelArchitecture, ThroughputPoint
 from medley_planner.fleet import Objectives, Parallelism, Role
-from medley_planner.gpus import GPUType
-from medley_planner.models import ModelArchitecture, ThroughputPoint
-from medley_planner.percentiles import PromptMix
 
 CONTEXT = 32768
 

@@ -13,9 +13,9 @@ import pytest
 
 from medley_operator.api.catalogue import profile_of
 from medley_operator.api.resolve import ResolvedProfile, resolve_profile
-from medley_planner.config_families import FAMILIES
-from medley_planner.config_json import ConfigError, ModelReading, read_config
-from medley_planner.known_models import catalogue_of_models
+from medley_planner.catalogue.config_families import FAMILIES
+from medley_planner.catalogue.config_json import ConfigError, ModelReading, read_config
+from medley_planner.catalogue.known_models import catalogue_of_models
 
 SEEDS = range(6)
 MUTANTS = 400

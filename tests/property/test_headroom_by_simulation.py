@@ -12,7 +12,7 @@ import math
 import numpy as np
 import pytest
 
-from medley_planner.headroom import usable_places
+from medley_planner.programme.headroom import usable_places
 
 SEED = 20240801
 REQUESTS = 60_000

@@ -10,14 +10,14 @@ from dataclasses import replace
 import pulp
 import pytest
 
-from medley_planner.check import check
+from medley_planner.catalogue.gpus import gpu_type
+from medley_planner.catalogue.known_models import known_models
+from medley_planner.checking.check import check
 from medley_planner.fleet import FleetState, Objectives, PlanOptions, Pool, ReplicaBounds, Service, Stock
-from medley_planner.gpus import gpu_type
-from medley_planner.known_models import known_models
-from medley_planner.memo import Memo
 from medley_planner.plan import plan
+from medley_planner.programme.memo import Memo
 from medley_planner.result import FleetPlan, Outcome
-from medley_planner.sizes import SizeHistogram
+from medley_planner.workload.sizes import SizeHistogram
 from planner_fleets import Rates, random_fleet, random_spread_fleet
 
 FLEETS = 40

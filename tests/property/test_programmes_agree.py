@@ -13,14 +13,14 @@ from dataclasses import replace
 
 import pytest
 
-from medley_planner.by_cuts import solve_by_cuts
 from medley_planner.fleet import FleetState, PlanOptions
-from medley_planner.goals import Ending, Goal, Limits, Unserved
-from medley_planner.memo import Memo
-from medley_planner.milp import solve
 from medley_planner.outlook import outlook
-from medley_planner.problem import CostLimit, FleetProblem, stock_limits
-from medley_planner.split import serves_all
+from medley_planner.programme.by_cuts import solve_by_cuts
+from medley_planner.programme.goals import Ending, Goal, Limits, Unserved
+from medley_planner.programme.memo import Memo
+from medley_planner.programme.milp import solve
+from medley_planner.programme.problem import CostLimit, FleetProblem, stock_limits
+from medley_planner.programme.split import serves_all
 from planner_fleets import Rates, random_fleet, random_spread_fleet
 
 FLEETS = int(os.environ.get("MEDLEY_AGREE_FLEETS", "40"))

@@ -22,8 +22,8 @@ import numpy as np
 import pytest
 
 from medley_planner.fleet import CapacityType, FleetState, PlanOptions, Role, Service, Variant
-from medley_planner.headroom import queue_of, usable_replicas
 from medley_planner.plan import plan
+from medley_planner.programme.headroom import queue_of, usable_replicas
 from medley_planner.result import FleetPlan, Outcome, SolverStatus
 from planner_fleets import Rates, random_spread_fleet
 

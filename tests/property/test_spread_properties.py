@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 import medley_planner.plan as plan_module
-from medley_planner.check import Violation, check
+from medley_planner.checking.check import Violation, check
 from medley_planner.fleet import Availability, CapacityType, FleetState, PlanOptions, Service
 from medley_planner.plan import plan
 from medley_planner.result import FleetPlan, Outcome, SolverStatus

@@ -18,12 +18,12 @@ from medley_operator.cli.estimating import EstimatorChoice, EstimatorMissingErro
 from medley_operator.estimators import aiconfigurator, aiconfigurator_worker
 from medley_operator.estimators.aiconfigurator import SOURCE, AIConfigurator, AIConfiguratorError
 from medley_operator.estimators.model_folder import config_values
-from medley_planner.capacity import Capacities, Capacity, capacities
-from medley_planner.estimators import ByMeasurement, ByRoofline
+from medley_planner.capacities.capacity import Capacities, Capacity, capacities
+from medley_planner.capacities.estimators import ByMeasurement, ByRoofline
+from medley_planner.catalogue.gpus import gpu_type
+from medley_planner.catalogue.known_models import known_models
+from medley_planner.catalogue.models import ThroughputPoint
 from medley_planner.fleet import Objectives, Parallelism, Role
-from medley_planner.gpus import gpu_type
-from medley_planner.known_models import known_models
-from medley_planner.models import ThroughputPoint
 
 LLAMA = known_models()["meta-llama/Llama-3.1-8B-Instruct"]
 MIXTURE = known_models()["Qwen/Qwen3-30B-A3B"]

@@ -22,9 +22,9 @@ from medley_operator.api.resolve import (
     same_nodes_problem,
 )
 from medley_operator.api.traces import TraceKey, histogram_of_config_map
-from medley_planner.gpus import GPUType
-from medley_planner.known_models import known_models
-from medley_planner.sizes import SizeHistogram
+from medley_planner.catalogue.gpus import GPUType
+from medley_planner.catalogue.known_models import known_models
+from medley_planner.workload.sizes import SizeHistogram
 
 ARCHITECTURE: dict[str, Any] = {
     "parameters": 8_000_000_000,

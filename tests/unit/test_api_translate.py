@@ -20,8 +20,8 @@ from medley_operator.api.translate import (
     planner_pool,
     planner_service,
 )
+from medley_planner.catalogue.gpus import GPUType
 from medley_planner.fleet import Availability, CapacityType, Objectives, ReplicaBounds, Stock, Variant
-from medley_planner.gpus import GPUType
 from medley_planner.result import Alternative, Binding, MixEntry, Outcome, Rejection, ServicePlan
 
 

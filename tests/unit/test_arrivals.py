@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medley_planner.arrivals import Arrivals, arrivals, busy_rate_rps
-from medley_planner.traces import read_trace
+from medley_planner.workload.arrivals import Arrivals, arrivals, busy_rate_rps
+from medley_planner.workload.traces import read_trace
 
 TRACES = Path(os.environ.get("MEDLEY_TRACES") or Path(__file__).parents[3] / "shared" / "traces")
 

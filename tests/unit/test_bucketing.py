@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from medley_planner.bucketing import BucketingError, LoadPrice, bucketing_errors, load_price
+from medley_planner.catalogue.gpus import gpu_type
+from medley_planner.catalogue.known_models import known_models
 from medley_planner.fleet import Objectives, Pool, Service, Stock
-from medley_planner.gpus import gpu_type
-from medley_planner.known_models import known_models
-from medley_planner.sizes import SizeHistogram
-from medley_planner.traces import Trace
+from medley_planner.workload.bucketing import BucketingError, LoadPrice, bucketing_errors, load_price
+from medley_planner.workload.sizes import SizeHistogram
+from medley_planner.workload.traces import Trace
 
 POOLS = (
     Pool("l4", gpu_type("L4"), 0.8, Stock.of(1000)),

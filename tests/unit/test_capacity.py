@@ -3,13 +3,13 @@ from dataclasses import replace
 
 import pytest
 
-from medley_planner.capacity import Capacity, capacities, capacity
+from medley_planner.capacities.capacity import Capacity, capacities, capacity
+from medley_planner.capacities.memory import ReplicaMemory
+from medley_planner.catalogue.gpus import GPUType, catalogue, gpu_type
+from medley_planner.catalogue.known_models import known_models
+from medley_planner.catalogue.models import ThroughputPoint
 from medley_planner.fleet import Objectives, Parallelism
-from medley_planner.gpus import GPUType, catalogue, gpu_type
-from medley_planner.known_models import known_models
-from medley_planner.memory import ReplicaMemory
-from medley_planner.models import ThroughputPoint
-from medley_planner.presets import preset
+from medley_planner.workload.presets import preset
 
 LLAMA_2_7B = known_models()["meta-llama/Llama-2-7b-hf"]
 LLAMA_3_1_8B = known_models()["meta-llama/Llama-3.1-8B-Instruct"]

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 import medley_planner.plan as plan_module
-from medley_planner.check import Violation, check
+from medley_planner.checking.check import Violation, check
 from medley_planner.fleet import (
     Availability,
     CapacityType,
@@ -21,7 +21,7 @@ from medley_planner.fleet import (
 )
 from medley_planner.plan import UnsoundPlanError, plan
 from medley_planner.result import BucketShare, Fallback, FleetPlan, MixEntry, ServicePlan, SolverStatus
-from medley_planner.sizes import SizeHistogram
+from medley_planner.workload.sizes import SizeHistogram
 from planner_fleets import SHORT, SMALL_AND_BIG, Rates, fleet, mix, pool, running, service, small_and_big
 
 STATE = fleet([service("chat", 8.0), service("kept", 1.0, running=running(big=1), pinned=True)], small_and_big())

@@ -14,7 +14,7 @@ from medley_operator.api.manifest import parse
 from medley_operator.api.modelprofile import ModelProfile
 from medley_operator.api.resolve import ResolvedProfile, resolve_profile
 from medley_operator.cli.app import app
-from medley_planner.known_models import known_models
+from medley_planner.catalogue.known_models import known_models
 
 CONFIG = {
     "model_type": "qwen3",

@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 
-from medley_planner.config_json import ConfigError, ModelReading, read_config
-from medley_planner.known_models import known_models
+from medley_planner.catalogue.config_json import ConfigError, ModelReading, read_config
+from medley_planner.catalogue.known_models import known_models
 
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],

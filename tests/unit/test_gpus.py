@@ -3,8 +3,8 @@ from importlib import resources
 
 import pytest
 
-from medley_planner.gpus import BYTES_PER_GIB, GPUType, GPUTypeError, UnknownGPUTypeError, catalogue, gpu_type
-from medley_planner.gpus import gpu_type_of_product as by_label
+from medley_planner.catalogue.gpus import BYTES_PER_GIB, GPUType, GPUTypeError, UnknownGPUTypeError, catalogue, gpu_type
+from medley_planner.catalogue.gpus import gpu_type_of_product as by_label
 
 
 def test_the_catalogue_has_the_types_that_clouds_rent_out():

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from medley_planner.headroom import (
+from medley_planner.programme.headroom import (
     EXACT_UP_TO,
     Queue,
     erlang_c,

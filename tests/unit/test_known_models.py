@@ -1,7 +1,7 @@
 import pytest
 
-from medley_planner.known_models import UnknownModelError, catalogue_of_models, known_model, known_models
-from medley_planner.shapes import Transformer
+from medley_planner.catalogue.known_models import UnknownModelError, catalogue_of_models, known_model, known_models
+from medley_planner.catalogue.shapes import Transformer
 
 # What publishers' weights add up to, each counted once: the model cards, and the totals of the safetensors files.
 # Of models with a vision tower, the language model's part (Gemma 3: less 416,866,032 of the tower, and its projector).

@@ -4,9 +4,9 @@ import math
 import numpy as np
 import pytest
 
-from medley_planner.marginals import Margin, MarginalsError, blend, fit, fit_sizes
-from medley_planner.presets import preset
-from medley_planner.sizes import SizeHistogram
+from medley_planner.workload.marginals import Margin, MarginalsError, blend, fit, fit_sizes
+from medley_planner.workload.presets import preset
+from medley_planner.workload.sizes import SizeHistogram
 
 PRIOR = SizeHistogram.of((100, 10, 4), (100, 100, 1), (1000, 10, 1), (1000, 100, 4))
 

@@ -3,13 +3,13 @@ import math
 
 import pytest
 
+from medley_planner.capacities.load_curve import LoadCurve
+from medley_planner.capacities.measured import MeasuredRate, load_curves, measured_rates
+from medley_planner.capacities.roofline import sustained_rates
+from medley_planner.catalogue.gpus import gpu_type
+from medley_planner.catalogue.known_models import known_models
+from medley_planner.catalogue.models import ThroughputPoint
 from medley_planner.fleet import Objectives, Parallelism
-from medley_planner.gpus import gpu_type
-from medley_planner.known_models import known_models
-from medley_planner.load_curve import LoadCurve
-from medley_planner.measured import MeasuredRate, load_curves, measured_rates
-from medley_planner.models import ThroughputPoint
-from medley_planner.roofline import sustained_rates
 
 MODEL = known_models()["meta-llama/Llama-3.1-8B-Instruct"]
 A100 = gpu_type("A100-80GB")

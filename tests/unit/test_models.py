@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import pytest
 
-from medley_planner.known_models import known_models
-from medley_planner.models import ModelArchitecture, ModelError, ThroughputPoint
+from medley_planner.catalogue.known_models import known_models
+from medley_planner.catalogue.models import ModelArchitecture, ModelError, ThroughputPoint
 
 DENSE = known_models()["meta-llama/Llama-3.1-8B-Instruct"]
 SPARSE = known_models()["Qwen/Qwen3-30B-A3B"]

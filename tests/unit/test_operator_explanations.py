@@ -7,8 +7,8 @@ from dataclasses import replace
 import planner_fleets as fleets
 from medley_operator.explanations import Explanations
 from medley_planner.fleet import FleetState, PlanOptions
-from medley_planner.memo import Memo
 from medley_planner.policy import FleetDecision, plan_and_decide
+from medley_planner.programme.memo import Memo
 
 BARE = PlanOptions(explain=False)
 

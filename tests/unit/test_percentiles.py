@@ -5,15 +5,15 @@ import math
 import numpy as np
 import pytest
 
-from medley_planner.capacity import capacity
+from medley_planner.capacities.capacity import capacity
+from medley_planner.capacities.percentiles import count_at, deviations, largest_load, mean_within, waiting_services
+from medley_planner.capacities.roofline import sustained_rates
+from medley_planner.capacities.steady_state import SteadyState
+from medley_planner.capacities.step_time import StepTime
+from medley_planner.catalogue.gpus import gpu_type
+from medley_planner.catalogue.known_models import known_models
+from medley_planner.catalogue.models import ThroughputPoint
 from medley_planner.fleet import Objectives, Parallelism
-from medley_planner.gpus import gpu_type
-from medley_planner.known_models import known_models
-from medley_planner.models import ThroughputPoint
-from medley_planner.percentiles import count_at, deviations, largest_load, mean_within, waiting_services
-from medley_planner.roofline import sustained_rates
-from medley_planner.steady_state import SteadyState
-from medley_planner.step_time import StepTime
 
 LLAMA = known_models()["meta-llama/Llama-3.1-8B-Instruct"]
 H100 = gpu_type("H100-80GB")

@@ -18,7 +18,7 @@ from medley_planner.fleet import (
 )
 from medley_planner.plan import plan
 from medley_planner.result import FleetPlan, Outcome, ServicePlan
-from medley_planner.sizes import SizeHistogram
+from medley_planner.workload.sizes import SizeHistogram
 from planner_fleets import SHORT, Rates, fleet, mix, pool, service
 
 QUICK = PlanOptions(explain=False)

@@ -9,7 +9,7 @@ import pytest
 from medley_planner.fleet import PlanOptions, ReplicaBounds
 from medley_planner.plan import explain_plan, plan
 from medley_planner.result import ServicePlan
-from medley_planner.sizes import SizeHistogram
+from medley_planner.workload.sizes import SizeHistogram
 from planner_fleets import LONG, SHORT, SMALL_AND_BIG, Rates, fleet, mix, pool, running, service, small_and_big
 
 

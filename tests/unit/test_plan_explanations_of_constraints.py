@@ -11,7 +11,7 @@ import pytest
 from medley_planner.fleet import Availability, CapacityType, Role
 from medley_planner.plan import plan
 from medley_planner.result import FleetPlan, Outcome, ServicePlan
-from medley_planner.sizes import SizeHistogram
+from medley_planner.workload.sizes import SizeHistogram
 from planner_fleets import LONG, SHORT, Rates, fleet, mix, pool, random_spread_fleet, service
 
 ONE_SIZE = SizeHistogram.of((*SHORT, 1.0))

@@ -8,16 +8,16 @@ from dataclasses import replace
 import pulp
 import pytest
 
-from medley_planner.figures import service_problem
+from medley_planner.capacities.variants import candidates
 from medley_planner.fleet import FleetState, Formulation, PlanOptions, Stock
-from medley_planner.melange import Solver, melange
-from medley_planner.memo import Memo
-from medley_planner.milp import Limits
 from medley_planner.plan import plan
-from medley_planner.problem import ServiceProblem
+from medley_planner.programme.figures import service_problem
+from medley_planner.programme.melange import Solver, melange
+from medley_planner.programme.memo import Memo
+from medley_planner.programme.milp import Limits
+from medley_planner.programme.problem import ServiceProblem
 from medley_planner.result import FleetPlan, Outcome, SolverStatus
-from medley_planner.sizes import SizeHistogram
-from medley_planner.variants import candidates
+from medley_planner.workload.sizes import SizeHistogram
 from planner_fleets import LONG, SHORT, SMALL_AND_BIG, fleet, mix, random_fleet, running, service, small_and_big
 
 MELANGE = PlanOptions(formulation=Formulation.MELANGE)

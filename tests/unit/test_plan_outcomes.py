@@ -9,7 +9,7 @@ import pytest
 from medley_planner.fleet import FleetState, PlanOptions, ReplicaBounds, Stock, Variant
 from medley_planner.plan import plan
 from medley_planner.result import FleetPlan, Outcome, ServicePlan, SolverStatus
-from medley_planner.sizes import SizeHistogram
+from medley_planner.workload.sizes import SizeHistogram
 from planner_fleets import LONG, SHORT, SMALL_AND_BIG, Rates, fleet, mix, pool, running, service, small_and_big
 
 

@@ -8,23 +8,23 @@ from dataclasses import replace
 
 import pytest
 
-import medley_planner.cheapest as cheapest_module
-import medley_planner.coalitions as coalitions_module
-from medley_planner.cheapest import within_bounds
-from medley_planner.dominance import undominated
-from medley_planner.figures import service_problem
+import medley_planner.programme.cheapest as cheapest_module
+import medley_planner.sharing.coalitions as coalitions_module
+from medley_planner.capacities.variants import candidates
 from medley_planner.fleet import FleetState, Method, PlanOptions, ReplicaBounds, Variant
-from medley_planner.goals import Ending, Goal, Limits, Solution, Unserved
-from medley_planner.greedy import greedy
-from medley_planner.lower_bound import fractional_bound, gap
-from medley_planner.memo import Memo
-from medley_planner.milp import solve
 from medley_planner.plan import plan
-from medley_planner.problem import FleetProblem, ServiceProblem, stock_limits
+from medley_planner.programme.cheapest import within_bounds
+from medley_planner.programme.dominance import undominated
+from medley_planner.programme.figures import service_problem
+from medley_planner.programme.goals import Ending, Goal, Limits, Solution, Unserved
+from medley_planner.programme.greedy import greedy
+from medley_planner.programme.lower_bound import fractional_bound, gap
+from medley_planner.programme.memo import Memo
+from medley_planner.programme.milp import solve
+from medley_planner.programme.problem import FleetProblem, ServiceProblem, stock_limits
+from medley_planner.programme.split import split
 from medley_planner.result import Outcome, SolverStatus
-from medley_planner.sizes import SizeHistogram
-from medley_planner.split import split
-from medley_planner.variants import candidates
+from medley_planner.workload.sizes import SizeHistogram
 from planner_fleets import (
     LONG,
     SHORT,

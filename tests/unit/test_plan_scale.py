@@ -8,21 +8,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import medley_planner.coalitions as coalitions_module
-from medley_planner.by_cuts import MixSearch, solve_by_cuts
-from medley_planner.check import check
-from medley_planner.decompose import decomposed, needed_limits
+import medley_planner.sharing.coalitions as coalitions_module
+from medley_planner.checking.check import check
 from medley_planner.fleet import FleetState, Method, PlanOptions, ReplicaBounds
-from medley_planner.goals import Ending, Goal, Limits
-from medley_planner.memo import Memo
 from medley_planner.outlook import outlook
 from medley_planner.plan import plan
-from medley_planner.problem import FleetProblem, ServiceProblem, StockLimit, stock_limits
-from medley_planner.relaxed_prices import relaxed_prices, wanted_beyond
+from medley_planner.programme.by_cuts import MixSearch, solve_by_cuts
+from medley_planner.programme.goals import Ending, Goal, Limits
+from medley_planner.programme.memo import Memo
+from medley_planner.programme.problem import FleetProblem, ServiceProblem, StockLimit, stock_limits
+from medley_planner.programme.serving import Serving
+from medley_planner.programme.split import serves_all
 from medley_planner.result import Outcome, SolverStatus
-from medley_planner.serving import Serving
-from medley_planner.sizes import SizeHistogram
-from medley_planner.split import serves_all
+from medley_planner.sharing.decompose import decomposed, needed_limits
+from medley_planner.sharing.relaxed_prices import relaxed_prices, wanted_beyond
+from medley_planner.workload.sizes import SizeHistogram
 from planner_fleets import LONG, SHORT, SMALL_AND_BIG, fleet, mix, service, small_and_big
 
 GAP = 0.01

@@ -19,7 +19,7 @@ from medley_planner.fleet import (
 )
 from medley_planner.policy import Choice, Decision, FleetDecision, Standing, plan_and_decide
 from medley_planner.result import Outcome
-from medley_planner.sizes import SizeHistogram
+from medley_planner.workload.sizes import SizeHistogram
 from planner_fleets import LONG, SHORT, SMALL_AND_BIG, fleet, mix, running, service, small_and_big
 
 SETTLED = {"chat": Standing()}

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from medley_planner.capacities.roofline import sustained_rates
+from medley_planner.catalogue.gpus import GPUType, gpu_type
+from medley_planner.catalogue.known_models import known_models
+from medley_planner.catalogue.models import ModelArchitecture
 from medley_planner.fleet import Objectives, Parallelism
-from medley_planner.gpus import GPUType, gpu_type
-from medley_planner.known_models import known_models
-from medley_planner.models import ModelArchitecture
-from medley_planner.roofline import sustained_rates
 
 REPOSITORY = Path(__file__).parents[2]
 

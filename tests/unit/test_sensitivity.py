@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from medley_planner.curves import Axis
+from medley_planner.explaining.curves import Axis
+from medley_planner.explaining.sensitivity import TURNS_ONLY, Effort, Sensitivity, sensitivity
+from medley_planner.explaining.turns import Change, Search, Turn, summary
 from medley_planner.fleet import CapacityType, FleetState, PlanOptions
-from medley_planner.memo import Memo
 from medley_planner.plan import plan
+from medley_planner.programme.memo import Memo
 from medley_planner.result import Outcome
-from medley_planner.sensitivity import TURNS_ONLY, Effort, Sensitivity, sensitivity
-from medley_planner.turns import Change, Search, Turn, summary
 from planner_fleets import LONG, SHORT, SMALL_AND_BIG, Rates, fleet, pool, random_fleet, running, service, small_and_big
 
 QUICK = PlanOptions(explain=False)

@@ -7,17 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from medley_planner.capacities.step_time import StepTime
+from medley_planner.catalogue.gpus import gpu_type
+from medley_planner.catalogue.known_models import known_models
 from medley_planner.fleet import FleetState, Objectives, Parallelism, PlanOptions, Pool, Service, Stock, Variant
-from medley_planner.gpus import gpu_type
-from medley_planner.known_models import known_models
 from medley_planner.plan import plan
 from medley_planner.simulator.engine import EngineLimits, StepTimes
 from medley_planner.simulator.fit import fit
 from medley_planner.simulator.replay import NothingToSimulateError, planned_run, replica_kind, simulate
 from medley_planner.simulator.requests import Requests
 from medley_planner.simulator.run import RunOptions, StepBudget
-from medley_planner.sizes import SizeHistogram
-from medley_planner.step_time import StepTime
+from medley_planner.workload.sizes import SizeHistogram
 
 MODEL = known_models()["meta-llama/Llama-3.1-8B-Instruct"]
 POOLS = (

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from medley_planner.simulator.requests import Requests, RequestsError
-from medley_planner.sizes import SizeHistogram
-from medley_planner.traces import Trace
+from medley_planner.workload.sizes import SizeHistogram
+from medley_planner.workload.traces import Trace
 
 SIZES = SizeHistogram.of((100, 10, 0.25), (900, 90, 0.75))
 

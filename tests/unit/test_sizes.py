@@ -3,7 +3,7 @@ import random
 
 import pytest
 
-from medley_planner.sizes import MAX_TOKENS, Bucket, SizeHistogram, SizesError
+from medley_planner.workload.sizes import MAX_TOKENS, Bucket, SizeHistogram, SizesError
 
 
 def test_weights_are_normalised_and_buckets_sorted():

@@ -5,14 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from medley_planner.capacities.memory import ReplicaMemory
+from medley_planner.capacities.roofline import sustained_rates
+from medley_planner.capacities.steady_state import KEY_VALUE_TRANSFER_BYTES_PER_S, SteadyState
+from medley_planner.capacities.step_budget import STEP_TOKENS, step_budget_tokens
+from medley_planner.capacities.step_time import StepTime
+from medley_planner.catalogue.gpus import GPUType
+from medley_planner.catalogue.models import ModelArchitecture
 from medley_planner.fleet import Objectives, Parallelism, Role
-from medley_planner.gpus import GPUType
-from medley_planner.memory import ReplicaMemory
-from medley_planner.models import ModelArchitecture
-from medley_planner.roofline import sustained_rates
-from medley_planner.steady_state import KEY_VALUE_TRANSFER_BYTES_PER_S, SteadyState
-from medley_planner.step_budget import STEP_TOKENS, step_budget_tokens
-from medley_planner.step_time import StepTime
 
 GPU = GPUType.of("Round", memory_gib=100, memory_bandwidth_gb_per_s=1000, teraflops=500)
 GPU = replace(GPU, link_bandwidth_bytes_per_s=100e9)

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medley_planner.buckets import bucket_counts, coarsened, corners_of, histogram_of
+from medley_planner.capacities.roofline import sustained_rates
+from medley_planner.catalogue.gpus import gpu_type
+from medley_planner.catalogue.known_models import known_models
 from medley_planner.fleet import Objectives, Parallelism
-from medley_planner.gpus import gpu_type
-from medley_planner.known_models import known_models
-from medley_planner.presets import UnknownPresetError, preset
-from medley_planner.roofline import sustained_rates
-from medley_planner.traces import Trace, TraceError, read_trace
+from medley_planner.workload.buckets import bucket_counts, coarsened, corners_of, histogram_of
+from medley_planner.workload.presets import UnknownPresetError, preset
+from medley_planner.workload.traces import Trace, TraceError, read_trace
 
 REPOSITORY = Path(__file__).parents[2]
 TRACES = Path(os.environ.get("MEDLEY_TRACES") or REPOSITORY.parent / "shared" / "traces")

@@ -7,9 +7,9 @@ import re
 from medley_operator.api.llmservice import Model
 from medley_operator.api.metadata import ObjectMeta
 from medley_operator.api.modelprofile import Architecture, DataType, ModelProfile, ModelProfileSpec
-from medley_planner.config_json import ModelReading
-from medley_planner.known_models import KnownModel, UnknownModelError, known_model
-from medley_planner.models import DATA_TYPE_BYTES
+from medley_planner.catalogue.config_json import ModelReading
+from medley_planner.catalogue.known_models import KnownModel, UnknownModelError, known_model
+from medley_planner.catalogue.models import DATA_TYPE_BYTES
 
 MAX_NAME = 63
 

@@ -19,10 +19,10 @@ from medley_operator.api.problems import Problem, hint, nearest
 from medley_operator.api.sizes import resolve_sizes
 from medley_operator.api.traces import TraceKey
 from medley_operator.workloads.arguments import refused_arguments
-from medley_planner.gpus import GPUType, UnknownGPUTypeError, gpu_type
-from medley_planner.known_models import known_models
-from medley_planner.models import DATA_TYPE_BYTES, ModelArchitecture, ModelError, ThroughputPoint
-from medley_planner.sizes import SizeHistogram
+from medley_planner.catalogue.gpus import GPUType, UnknownGPUTypeError, gpu_type
+from medley_planner.catalogue.known_models import known_models
+from medley_planner.catalogue.models import DATA_TYPE_BYTES, ModelArchitecture, ModelError, ThroughputPoint
+from medley_planner.workload.sizes import SizeHistogram
 
 COMPUTES_IN_BITS = {"fp8": 8, "int8": 8, "nvfp4": 8, "int4": 16, "mxfp4": 16}
 """Width of the inputs of matrix products with quantised weights; int4 and mxfp4 weights are widened."""

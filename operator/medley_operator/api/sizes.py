@@ -10,9 +10,9 @@ from medley_operator.api.llmservice import ConfigMapKeyReference, HistogramEntry
 from medley_operator.api.margins import MarginCell, Margins
 from medley_operator.api.problems import Problem
 from medley_operator.api.traces import TraceKey
-from medley_planner.marginals import Margin, MarginalsError, fit_sizes
-from medley_planner.presets import UnknownPresetError, preset
-from medley_planner.sizes import Bucket, SizeHistogram, SizesError
+from medley_planner.workload.marginals import Margin, MarginalsError, fit_sizes
+from medley_planner.workload.presets import UnknownPresetError, preset
+from medley_planner.workload.sizes import Bucket, SizeHistogram, SizesError
 
 PATH = "spec.workload.sizes"
 

@@ -8,9 +8,9 @@ from typing import NamedTuple
 from medley_operator.api import problems as reasons
 from medley_operator.api.llmservice import ConfigMapKeyReference
 from medley_operator.api.problems import Problem, hint
-from medley_planner.buckets import histogram_of
-from medley_planner.sizes import SizeHistogram
-from medley_planner.traces import TraceError, read_trace
+from medley_planner.workload.buckets import histogram_of
+from medley_planner.workload.sizes import SizeHistogram
+from medley_planner.workload.traces import TraceError, read_trace
 
 
 class TraceKey(NamedTuple):

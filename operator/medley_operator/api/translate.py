@@ -20,6 +20,7 @@ from medley_operator.api.llmservice_status import (
     PlanStatus,
 )
 from medley_operator.api.resolve import ResolvedService
+from medley_planner.catalogue.gpus import GPUType
 from medley_planner.fleet import (
     GROUP_SIZES,
     Availability,
@@ -32,7 +33,6 @@ from medley_planner.fleet import (
     Stock,
     Variant,
 )
-from medley_planner.gpus import GPUType
 from medley_planner.result import Alternative, MixEntry, ServicePlan
 from medley_planner.wording import variant_text
 

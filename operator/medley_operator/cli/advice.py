@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from medley_planner.capacities.step_budget import DEFAULT_STEP_TOKENS, step_budget_tokens
+from medley_planner.capacities.step_time import StepTime
 from medley_planner.fleet import FleetState, Role
 from medley_planner.result import FleetPlan
-from medley_planner.step_budget import DEFAULT_STEP_TOKENS, step_budget_tokens
-from medley_planner.step_time import StepTime
 from medley_planner.wording import mix_text, variant_text
 
 STEP_ARGUMENTS = {"vllm": "--max-num-batched-tokens", "sglang": "--chunked-prefill-size"}

@@ -48,12 +48,12 @@ from medley_operator.cli.workload import DEFAULT_PRIOR, find_workload
 from medley_operator.cli.workload_tables import workload_tables
 from medley_operator.estimators.aiconfigurator import AIConfiguratorError
 from medley_operator.version import VERSION
-from medley_planner.buckets import DEFAULT_BINS
+from medley_planner.explaining.sensitivity import TURNS_ONLY, Effort
 from medley_planner.fleet import Formulation, PlanOptions
 from medley_planner.plan import UnsoundPlanError
-from medley_planner.sensitivity import TURNS_ONLY, Effort
 from medley_planner.simulator.routing import Balancing, Knowledge
 from medley_planner.simulator.run import StepBudget
+from medley_planner.workload.buckets import DEFAULT_BINS
 
 app = typer.Typer(
     name="medley",

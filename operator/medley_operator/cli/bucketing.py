@@ -13,11 +13,11 @@ from medley_operator.cli.columns import money, rows_table
 from medley_operator.cli.inputs import InputError, Mistake
 from medley_operator.cli.prices import LIST_PRICES
 from medley_operator.cli.workload import FoundWorkload
-from medley_planner.bucketing import BucketingError, bucketing_errors
+from medley_planner.catalogue.gpus import gpu_type
+from medley_planner.catalogue.known_models import UnknownModelError, known_model
 from medley_planner.fleet import Objectives, Pool, Service, Stock
-from medley_planner.gpus import gpu_type
-from medley_planner.known_models import UnknownModelError, known_model
-from medley_planner.sizes import SizeHistogram
+from medley_planner.workload.bucketing import BucketingError, bucketing_errors
+from medley_planner.workload.sizes import SizeHistogram
 
 DEFAULT_MODEL = "meta-llama/Llama-3.1-8B-Instruct"
 UNLIMITED_GPUS = 1_000_000

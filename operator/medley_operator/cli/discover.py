@@ -15,7 +15,7 @@ from typing import Any
 
 from medley_operator.api import API_VERSION
 from medley_operator.cli.prices import LIST_PRICES, ListPrice
-from medley_planner.gpus import BYTES_PER_MIB, GPUType, gpu_type_of_product
+from medley_planner.catalogue.gpus import BYTES_PER_MIB, GPUType, gpu_type_of_product
 
 NVIDIA = "nvidia.com/gpu"
 AMD = "amd.com/gpu"

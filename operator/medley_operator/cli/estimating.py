@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from medley_operator.estimators.aiconfigurator import PYTHON_VARIABLE, VERSION, AIConfigurator, is_installed
-from medley_planner.capacity import Capacities, capacities
-from medley_planner.estimators import ByMeasurement, ByRoofline
-from medley_planner.variants import CapacityFunction
+from medley_planner.capacities.capacity import Capacities, capacities
+from medley_planner.capacities.estimators import ByMeasurement, ByRoofline
+from medley_planner.capacities.variants import CapacityFunction
 
 
 class EstimatorChoice(enum.StrEnum):

@@ -20,7 +20,7 @@ from medley_operator.kinds import DEPLOYMENTS, GPU_POOLS, LLM_SERVICES, MODEL_PR
 from medley_operator.observe import objects
 from medley_operator.observe.fleet import Observation, Snapshot, observe
 from medley_operator.observe.objects import Key, Object, PoolView, ProfileView, ServiceView
-from medley_planner.sizes import SizeHistogram
+from medley_planner.workload.sizes import SizeHistogram
 
 
 class _View(Protocol):

@@ -11,7 +11,7 @@ from typing import Any
 
 from medley_operator.cli.inputs import MAX_FILE_BYTES, InputError, Mistake
 from medley_operator.cli.yaml_documents import Document, DocumentError, documents
-from medley_planner.marginals import Margin, MarginalsError
+from medley_planner.workload.marginals import Margin, MarginalsError
 
 HISTOGRAMS = (
     ("vllm:request_prompt_tokens", "vllm:request_generation_tokens"),

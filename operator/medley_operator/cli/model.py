@@ -14,13 +14,13 @@ from medley_operator.api.catalogue import profile_of
 from medley_operator.cli.columns import rows_table
 from medley_operator.cli.inputs import STDIN, InputError, Mistake
 from medley_operator.cli.prices import LIST_PRICES
-from medley_planner.config_fields import MAX_CHARACTERS
-from medley_planner.config_json import ConfigError, ModelReading, read_config
+from medley_planner.capacities.memory import too_small
+from medley_planner.catalogue.config_fields import MAX_CHARACTERS
+from medley_planner.catalogue.config_json import ConfigError, ModelReading, read_config
+from medley_planner.catalogue.gpus import gpu_type
+from medley_planner.catalogue.known_models import UnknownModelError, catalogue_of_models, known_model
+from medley_planner.catalogue.models import ModelArchitecture
 from medley_planner.fleet import GROUP_SIZES, Parallelism
-from medley_planner.gpus import gpu_type
-from medley_planner.known_models import UnknownModelError, catalogue_of_models, known_model
-from medley_planner.memory import too_small
-from medley_planner.models import ModelArchitecture
 
 CONFIG, QUANTISATION = "config.json", "hf_quant_config.json"
 GIB, KIB = 2**30, 2**10

@@ -17,15 +17,15 @@ from medley_operator.api.translate import UNLIMITED_NODES, declared_stock, plan_
 from medley_operator.cli.advice import notes_about_roles, notes_about_steps
 from medley_operator.cli.inputs import InputError, Inputs, Mistake
 from medley_operator.cli.sensitivity import sensitivity_manifest
-from medley_planner.capacity import capacities
+from medley_planner.capacities.capacity import capacities
+from medley_planner.capacities.variants import CapacityFunction
+from medley_planner.catalogue.gpus import GPUType
+from medley_planner.explaining.sensitivity import Effort, Progress, Sensitivity, sensitivity
 from medley_planner.fleet import FleetState, PlanOptions, Pool
-from medley_planner.gpus import GPUType
-from medley_planner.memo import Memo
 from medley_planner.plan import InvalidFleetError, plan
+from medley_planner.programme.memo import Memo
 from medley_planner.result import FleetPlan, Outcome
-from medley_planner.sensitivity import Effort, Progress, Sensitivity, sensitivity
-from medley_planner.sizes import SizeHistogram
-from medley_planner.variants import CapacityFunction
+from medley_planner.workload.sizes import SizeHistogram
 
 FEASIBLE = frozenset({Outcome.PLANNED.value, Outcome.PINNED.value})
 """Outcomes after which `medley plan` ends with status 0."""

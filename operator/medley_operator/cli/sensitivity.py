@@ -13,10 +13,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from medley_operator.cli.columns import money, rows_table
-from medley_planner.curves import Axis, Cell, Curve, SizeMap
-from medley_planner.sensitivity import Progress as Told
-from medley_planner.sensitivity import Sensitivity
-from medley_planner.turns import Figure, Turn
+from medley_planner.explaining.curves import Axis, Cell, Curve, SizeMap
+from medley_planner.explaining.sensitivity import Progress as Told
+from medley_planner.explaining.sensitivity import Sensitivity
+from medley_planner.explaining.turns import Figure, Turn
 from medley_planner.wording import variant_text
 
 AXES = {

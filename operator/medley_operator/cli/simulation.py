@@ -17,7 +17,6 @@ from medley_operator.cli.inputs import InputError, Mistake
 from medley_operator.cli.planning import PlannedFleet
 from medley_operator.cli.workload import open_rated_trace
 from medley_planner.fleet import Service
-from medley_planner.presets import UnknownPresetError, preset
 from medley_planner.result import ServicePlan
 from medley_planner.simulator.fit import FACTORS, Fit, fit
 from medley_planner.simulator.measures import ServiceMeasures
@@ -26,6 +25,7 @@ from medley_planner.simulator.requests import Requests, RequestsError
 from medley_planner.simulator.routing import Balancing, Knowledge
 from medley_planner.simulator.run import RunOptions, StepBudget
 from medley_planner.wording import mix_text
+from medley_planner.workload.presets import UnknownPresetError, preset
 
 DEFAULT_DURATION_S = 1800.0
 """So long requests are drawn where no trace says for how long."""

@@ -15,12 +15,12 @@ from typing import Any, BinaryIO
 
 from medley_operator.cli.inputs import STDIN, InputError, Mistake
 from medley_operator.cli.marginals import read_margins
-from medley_planner.arrivals import BUSY_WINDOW_S, MIN_WINDOWS, busy_rate_rps
-from medley_planner.buckets import DEFAULT_BINS, coarsened, histogram_of
-from medley_planner.marginals import FittedSizes, MarginalsError, fit_sizes
-from medley_planner.presets import UnknownPresetError, preset
-from medley_planner.sizes import SizeHistogram
-from medley_planner.traces import Trace, TraceError, read_trace
+from medley_planner.workload.arrivals import BUSY_WINDOW_S, MIN_WINDOWS, busy_rate_rps
+from medley_planner.workload.buckets import DEFAULT_BINS, coarsened, histogram_of
+from medley_planner.workload.marginals import FittedSizes, MarginalsError, fit_sizes
+from medley_planner.workload.presets import UnknownPresetError, preset
+from medley_planner.workload.sizes import SizeHistogram
+from medley_planner.workload.traces import Trace, TraceError, read_trace
 
 MAX_TRACE_BYTES = 1 * 2**30
 """Of text, unpacked: what a file may make us read, however small it is packed."""

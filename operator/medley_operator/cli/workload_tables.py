@@ -9,10 +9,10 @@ from rich.text import Text
 
 from medley_operator.cli.columns import rows_table
 from medley_operator.cli.workload import FoundWorkload, trace_statistics
-from medley_planner.arrivals import Arrivals
-from medley_planner.marginals import FittedSizes
-from medley_planner.sizes import SizeHistogram
-from medley_planner.traces import Trace
+from medley_planner.workload.arrivals import Arrivals
+from medley_planner.workload.marginals import FittedSizes
+from medley_planner.workload.sizes import SizeHistogram
+from medley_planner.workload.traces import Trace
 
 MAX_SHOWN_BUCKETS = 24
 

@@ -26,11 +26,11 @@ from typing import Any, Self
 
 from medley_operator.estimators import aiconfigurator_worker
 from medley_operator.estimators.model_folder import config_values, write_config
-from medley_planner.estimate import OBJECTIVE_NOT_MET, Capacity, Question, Size
+from medley_planner.capacities.estimate import OBJECTIVE_NOT_MET, Capacity, Question, Size
+from medley_planner.capacities.latency import Latency
+from medley_planner.capacities.roofline import MAX_SEQUENCES, sustained_rates
+from medley_planner.catalogue.models import DATA_TYPE_BYTES
 from medley_planner.fleet import Objectives, Role
-from medley_planner.latency import Latency
-from medley_planner.models import DATA_TYPE_BYTES
-from medley_planner.roofline import MAX_SEQUENCES, sustained_rates
 
 VERSION = aiconfigurator_worker.VERSION
 SOURCE = f"aiconfigurator {VERSION}"

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from medley_planner.models import ModelArchitecture
+from medley_planner.catalogue.models import ModelArchitecture
 
 DEFAULT_VOCABULARY = 128_256
 

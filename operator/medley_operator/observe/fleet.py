@@ -29,7 +29,7 @@ from medley_operator.observe.stock import PoolStock, exhausted_stock, pool_stock
 from medley_operator.verdict import AUTO, PAUSED, running_mix
 from medley_planner.fleet import FleetState, Pool, Service
 from medley_planner.policy import Standing
-from medley_planner.sizes import SizeHistogram
+from medley_planner.workload.sizes import SizeHistogram
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from medley_operator.workloads.arguments import Argument
 from medley_operator.workloads.engine import EngineRuntime, Launch, lacks_bf16
-from medley_planner.memory import MEMORY_SHARE
+from medley_planner.capacities.memory import MEMORY_SHARE
 
 IMAGE = "vllm/vllm-openai:v0.33.0"
 IMAGE_AMD = "vllm/vllm-openai-rocm:v0.33.0"

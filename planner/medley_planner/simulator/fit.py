@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from medley_planner.fleet import FleetState, Objectives, PlanOptions
-from medley_planner.memo import Memo
 from medley_planner.plan import plan
+from medley_planner.programme.memo import Memo
 from medley_planner.result import Outcome, ServicePlan
 from medley_planner.simulator.book import Book
 from medley_planner.simulator.measures import ServiceMeasures, measured

@@ -12,24 +12,24 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from medley_planner.capacity import ROOFLINE, capacities
-from medley_planner.fleet import FleetState, Objectives, Pool, Role, Service, Variant
-from medley_planner.memory import ReplicaMemory
-from medley_planner.percentiles import PromptMix
-from medley_planner.result import BucketShare, FleetPlan, ServicePlan
-from medley_planner.roofline import (
+from medley_planner.capacities.capacity import ROOFLINE, capacities
+from medley_planner.capacities.memory import ReplicaMemory
+from medley_planner.capacities.percentiles import PromptMix
+from medley_planner.capacities.roofline import (
     KEY_VALUE_TRANSFER_BYTES_PER_S,
     MAX_SEQUENCES,
     MAX_STEP_TOKENS,
     sustained_rates,
 )
+from medley_planner.capacities.step_budget import STEP_TOKENS, step_budget_tokens
+from medley_planner.capacities.step_time import StepTime
+from medley_planner.fleet import FleetState, Objectives, Pool, Role, Service, Variant
+from medley_planner.result import BucketShare, FleetPlan, ServicePlan
 from medley_planner.simulator.engine import EngineLimits, StepTimes
 from medley_planner.simulator.measures import ServiceMeasures, measured
 from medley_planner.simulator.requests import Requests
 from medley_planner.simulator.run import HandOver, RunOptions, ServiceRun, StepBudget
 from medley_planner.simulator.stage import ReplicaKind
-from medley_planner.step_budget import STEP_TOKENS, step_budget_tokens
-from medley_planner.step_time import StepTime
 
 _BISECTIONS = 30
 _MOST_STRETCH = 64.0

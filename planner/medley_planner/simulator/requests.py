@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from medley_planner.sizes import SizeHistogram
-from medley_planner.traces import Trace
+from medley_planner.workload.sizes import SizeHistogram
+from medley_planner.workload.traces import Trace
 
 MAX_REQUESTS = 5_000_000
 """Most requests of a service in one simulation: about 2 GB."""

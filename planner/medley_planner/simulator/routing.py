@@ -21,7 +21,7 @@ import numpy.typing as npt
 from medley_planner.fleet import Role, Variant
 from medley_planner.result import BucketShare
 from medley_planner.simulator.requests import Requests
-from medley_planner.sizes import SizeHistogram
+from medley_planner.workload.sizes import SizeHistogram
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]

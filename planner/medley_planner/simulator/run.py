@@ -24,7 +24,7 @@ from medley_planner.simulator.book import Book, Fate
 from medley_planner.simulator.requests import Requests
 from medley_planner.simulator.routing import AtOnce, Balancing, Knowledge, routes
 from medley_planner.simulator.stage import LAST_MOMENT_S, Instance, ReplicaKind, Stage
-from medley_planner.sizes import SizeHistogram
+from medley_planner.workload.sizes import SizeHistogram
 
 FIRST_STAGE = (Role.SHARED, Role.PREFILL)
 SECOND_STAGE = (Role.DECODE,)

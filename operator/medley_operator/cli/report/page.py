@@ -17,7 +17,7 @@ from medley_operator.cli.planning import PlannedFleet, PlannedService
 from medley_operator.cli.report.rows import Fact, Page, PoolRow, ServedRow, ServiceSection, TurnRow
 from medley_operator.cli.sensitivity import turn_words
 from medley_operator.version import VERSION
-from medley_planner.sensitivity import Sensitivity
+from medley_planner.explaining.sensitivity import Sensitivity
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -15,9 +15,9 @@ from medley_operator.api.llmservice_status import PlanStatus
 from medley_operator.cli.columns import money
 from medley_operator.cli.report.drawing import INK, LINE, MUTED, PAPER, Plot, colour_of, dashes_of, drawn
 from medley_operator.cli.sensitivity import to_scale
-from medley_planner.curves import Axis, Cell, Curve, SizeMap
-from medley_planner.sizes import SizeHistogram
+from medley_planner.explaining.curves import Axis, Cell, Curve, SizeMap
 from medley_planner.wording import variant_text
+from medley_planner.workload.sizes import SizeHistogram
 
 _AXIS_WORDS = {
     Axis.RATE: ("rate", "requests per second"),

@@ -1,0 +1,1 @@
+"""Why this mix and no other, and how far that holds."""

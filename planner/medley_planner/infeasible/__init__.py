@@ -1,0 +1,1 @@
+"""Why there is no plan, or not for everything, and the least that would have to give way."""

@@ -1,0 +1,183 @@
+"""Mixes of one service at given prices of what services share, with a proven bound: a subproblem of the decomposition.
+
+A mix that serves the service serves it at every price. So mixes and cuts, once found, are kept, within a plan and, in a
+`Memo`, from plan to plan; and a bound that was proven for some prices holds for the same prices ever after.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from medley_planner.programme.by_cuts import MixSearch, stepped
+from medley_planner.programme.goals import Ending, Goal, Limits
+from medley_planner.programme.problem import (
+    LOAD_TOLERANCE,
+    TIE_USD_PER_GPU_HOUR,
+    CostLimit,
+    FleetProblem,
+    ServiceProblem,
+    SharedLimit,
+    StockLimit,
+)
+from medley_planner.programme.serving import Serving
+from medley_planner.programme.sparse import Array
+
+Mix = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Proven:
+    """A proven bound, how its search ended, and how many nodes it was given."""
+
+    bound: float
+    ending: Ending
+    nodes: int | None
+
+    @property
+    def open(self) -> bool:
+        """Whether a longer search could prove more."""
+        return self.ending not in (Ending.OPTIMAL, Ending.INFEASIBLE)
+
+
+@dataclass(frozen=True)
+class Priced:
+    """What a service costs at some prices: at least `bound`, as is proven, and `found` with the best mix that is known.
+
+    Both are infinite where it cannot be served.
+    """
+
+    bound: float
+    found: float
+
+
+def _more(nodes: int | None, than: int | None) -> bool:
+    return than is not None and (nodes is None or nodes > than)
+
+
+@dataclass
+class Known:
+    """What is known of a service's problem whatever the prices: kept from plan to plan.
+
+    Args:
+        mixes: Mixes of the undominated variants that serve everything, in the order in which they were found.
+        weights: Prices of replicas' time whose cuts mattered.
+        bounds: By surcharges and gap: what was proven.
+        alone: A proven bound where nothing shared has a price; None where none was looked for.
+    """
+
+    mixes: dict[Mix, None] = field(default_factory=dict)
+    weights: tuple[Array, ...] = ()
+    bounds: dict[tuple[float, ...], Proven] = field(default_factory=dict)
+    alone: float | None = None
+
+
+_MOST_BOUNDS = 64
+"""Of so many prices the bounds are kept."""
+
+
+class Columns:
+    """The mixes of one service of a decomposition.
+
+    Args:
+        service: The service as if nothing ran, of which only variants that an optimum may need are left.
+        shared: What it shares with others.
+        known: What is known of the same problem; added to.
+        hints: Prices of replicas' time that mattered for a similar problem.
+    """
+
+    def __init__(
+        self, service: ServiceProblem, shared: Sequence[SharedLimit], known: Known, hints: Sequence[Array] = ()
+    ) -> None:
+        self.service = service
+        self.known = known
+        self._weights = np.array([limit.weights(service) for limit in shared]).reshape(
+            len(shared), len(service.variants)
+        )
+        self._unit_costs = np.array(service.prices)
+        self._ties = TIE_USD_PER_GPU_HOUR * np.array(service.gpus)
+        self._hints = tuple(each for each in hints if len(each) == len(service.variants))
+        self._own = tuple(limit for limit in shared if limit.used_by(service, service.useful) > limit.most)
+        self._shared = tuple(shared)
+        self._search: MixSearch | None = None
+        self.seconds = 0.0
+
+    def price(self, prices: Array, limits: Limits) -> Priced:
+        """The least that the service costs where what is shared has these prices, between two bounds.
+
+        Mixes that were found on the way are in `known`.
+        """
+        surcharges = prices @ self._weights
+        key = (*surcharges.tolist(), limits.relative_gap)
+        before = self.known.bounds.get(key)
+        if before is None or (before.open and _more(limits.nodes, before.nodes)):
+            if self._search is None:
+                self._search = self._started()
+            solution = self._search.solve(limits, [surcharges - self._ties])
+            self.seconds += solution.seconds
+            for (mix,) in self._search.mixes:
+                self.known.mixes.setdefault(mix)
+            self.known.weights = self._search.known[0]
+            bound = max(solution.bound, 0.0 if before is None else before.bound)
+            before = Proven(bound, solution.ending, limits.nodes)
+            self.known.bounds[key] = before
+            if len(self.known.bounds) > _MOST_BOUNDS:
+                self.known.bounds.pop(next(iter(self.known.bounds)))
+        if before.ending is Ending.INFEASIBLE:
+            return Priced(math.inf, math.inf)
+        found = min((self.cost(mix) + float(prices @ self.used(mix)) for mix in self.known.mixes), default=math.inf)
+        return Priced(min(before.bound, found), found)
+
+    def _started(self) -> MixSearch:
+        money = next((limit for limit in self._own if isinstance(limit, CostLimit)), None)
+        stock = tuple(limit for limit in self._own if isinstance(limit, StockLimit))
+        alone = FleetProblem((self.service,), stock, money)
+        return MixSearch(alone, Goal.CHEAPEST, known=((*self._hints, *self.known.weights),))
+
+    def cost(self, mix: Mix) -> float:
+        """What a mix costs."""
+        return float(self._unit_costs @ np.array(mix, dtype=np.float64))
+
+    def used(self, mix: Mix) -> Array:
+        """What it uses of each shared limit."""
+        return np.asarray(self._weights @ np.array(mix, dtype=np.float64))
+
+    def serves(self, mix: Mix) -> bool:
+        """Whether a mix serves everything."""
+        if mix in self.known.mixes:
+            return True
+        return not Serving(self.service).broken(stepped(self.service, mix))
+
+    def beside(self, left: Array, service: ServiceProblem, limits: Limits) -> Mix | None:
+        """The cheapest mix, change included, with what the others leave of what is shared; None where there is none.
+
+        Args:
+            left: By shared limit.
+            service: The same service with what runs of it.
+            limits: Time and gap.
+        """
+        narrowed = [_narrowed(limit, most) for limit, most in zip(self._shared, left.tolist(), strict=True)]
+        stock = tuple(limit for limit in narrowed if isinstance(limit, StockLimit))
+        money = next((limit for limit in narrowed if isinstance(limit, CostLimit)), None)
+        problem = FleetProblem((service,), stock, money)
+        search = MixSearch(problem, Goal.CHEAPEST, known=(self.known.weights,))
+        solution = search.solve(limits)
+        self.seconds += solution.seconds
+        return solution.replicas[0] if solution.found else None
+
+    def alone_bound(self, limits: Limits) -> float:
+        """A proven bound on what the service costs where nothing shared has a price."""
+        if self.known.alone is None:
+            if self._search is None:
+                self._search = self._started()
+            self.known.alone = self._search.bound(limits, [-self._ties])
+        return self.known.alone
+
+
+def _narrowed(limit: SharedLimit, most: float) -> SharedLimit:
+    if isinstance(limit, StockLimit):
+        return replace(limit, gpus=max(0, math.floor(most + LOAD_TOLERANCE)))
+    return CostLimit(max(0.0, most))
