@@ -49,7 +49,7 @@ PIECES = (
 
 
 def mutated(rng: random.Random, text: str) -> str:
-    for _ in range(rng.randint(1, 4)):
+    for _ in range(rng.choice((1, 1, 2, 4))):
         begin = rng.randrange(len(text) + 1)
         end = min(len(text), begin + rng.choice((0, 0, 1, 3, 12, 60)))
         text = text[:begin] + rng.choice(PIECES) + text[end:]
