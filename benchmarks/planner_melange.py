@@ -9,7 +9,7 @@
    there: the optimum against the fractional optimum with the replicas of each type rounded up, and against the best
    single type. A sample is also solved by the reference model.
 
-Quick: three rates and 20 services, about 20 s. Otherwise half an hour where CBC needs its limit at every rate.
+Quick: three rates and 20 services, about 20 s. Otherwise about ten minutes where CBC needs its limit at every rate.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from medley_planner.workload.presets import preset
 from mix import MAX_CONTEXT_TOKENS, MODEL, POOLS, PRESET, RATES_RPS
 
 SLICE_FACTOR = 4
-CBC_LIMIT_S = 300.0
+CBC_LIMIT_S = 60.0
 EXACT = Limits(time_limit_s=60.0, relative_gap=1e-6)
 SERVICES = 1_000
 COMPARED = 50

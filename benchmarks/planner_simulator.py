@@ -215,8 +215,7 @@ def _attainment(console: Console, *, quick: bool) -> list[Row]:
         if not attained:
             continue
         worst, median = max(attained), float(np.median(attained))
-        fits = name == "fitted" and not quick
-        goal, met = (f"≤ {WITHIN}", worst <= WITHIN + _NOISE) if fits else ("", None)
+        goal, met = (f"≤ {WITHIN}", worst <= WITHIN + _NOISE) if judged and not quick else ("", None)
         found.append(Row(f"simulated cost over the cheapest that attains: {name}, median", median, "×"))
         found.append(Row(f"simulated cost over the cheapest that attains: {name}, worst", worst, "×", goal, met))
     return found
