@@ -18,7 +18,7 @@ pytestmark = pytest.mark.cluster
 
 FOLDER = Path(__file__).resolve().parents[2] / "tests" / "golden" / "workloads"
 RECORDED = sorted(FOLDER.glob("*.output.yaml"))
-RUN_AS_THEIR_IMAGES_USER = {"custom", "sglang-tp2", "vllm-amd"}
+RUN_AS_THEIR_IMAGES_USER = {"custom", "sglang-stages-ranks", "sglang-tp2", "vllm-amd"}
 """Refused where restricted pods are enforced: their image knows no other user, or the template is the user's own."""
 
 
