@@ -119,8 +119,8 @@ def _speed(rates: Sequence[float], cbc_limit_s: float, console: Console) -> list
     for column in ("req/s", "ours, s", "Mélange by CBC, s", "ratio", "ours, $/h", "Mélange, $/h"):
         table.add_column(column, justify="right")
     found = []
-    for rate_rps in rates:
-        each = _compare(rate_rps, cbc_limit_s)
+    compared = [_compare(rate_rps, cbc_limit_s) for rate_rps in rates]
+    for rate_rps, each in zip(rates, compared, strict=True):
         theirs = "none found" if each.theirs_usd is None else f"{each.theirs_usd:.3f}"
         seconds = f"{each.theirs_s:.2f}" if each.ended else f"> {each.theirs_s:.0f} (limit)"
         ratio = each.theirs_s / each.ours_s
@@ -136,6 +136,8 @@ def _speed(rates: Sequence[float], cbc_limit_s: float, console: Console) -> list
             Row(f"{name}: ours costs", each.ours_usd, "$/h", "≤ Mélange's", cheaper),
             Row(f"{name}: Mélange's costs", "none found" if each.theirs_usd is None else each.theirs_usd, "$/h"),
         ]
+    together = math.fsum(each.theirs_s for each in compared) / math.fsum(each.ours_s for each in compared)
+    found.append(Row("solve at all these rates: ratio", together, "×", f"≥ {GOAL_RATIO:g}", together >= GOAL_RATIO))
     console.print(table)
     return found
 
