@@ -86,6 +86,26 @@ def test_the_greedy_plan_keeps_stock_caps_and_upper_bounds_and_never_beats_the_o
     assert whole >= 15
 
 
+def test_the_greedy_plan_of_a_million_requests_per_second_looks_at_few_replicas() -> None:
+    """One look for each of its 10⁶ replicas would take minutes; a bound on looks, since time is the machine's."""
+    state = fleet(service(rate=1e6), (pool("a", 1.0, 2_000_000), pool("b", 3.0, 4)))
+    problem = figures(state, PAIRS)
+    looks = 0
+
+    class Counting(ServiceProblem):
+        def usable(self, v: int, replicas: int) -> float:
+            nonlocal looks
+            looks += 1
+            return super().usable(v, replicas)
+
+    (alone,) = problem.services
+    counting = Counting(**{name: getattr(alone, name) for name in alone.__dataclass_fields__})
+    (counts,) = greedy(replace(problem, services=(counting,)))
+    assert looks < 1000
+    assert split(alone, counts, Memo()).serves_all
+    assert alone.cost(counts) <= 1.001 * fractional_bound(alone)
+
+
 def without_solver(monkeypatch: pytest.MonkeyPatch) -> None:
     for way in ("solve", "solve_by_cuts"):
         monkeypatch.setattr(cheapest_module, way, lambda *_, **__: Solution(Ending.NOTHING_FOUND))

@@ -13,7 +13,7 @@ Where a pool then has more than its share of the replicas, cheap ones are added 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from medley_planner.fleet import Role
 from medley_planner.programme.problem import LOAD_TOLERANCE, CountRow, FleetProblem, ServiceProblem
@@ -86,14 +86,22 @@ class _Fleet:
             return False
         worth = {v: sum(self.worth[s][b] * part for b, part in fill.items()) for v, fill in fills.items()}
         best = min(fills, key=lambda v: (-worth[v] / max(service.prices[v], 1e-9), service.prices[v], v))
-        self.replicas[s][best] += 1
+        count = self._at_once(s, best, fills[best]) if useful else 1
+        self.replicas[s][best] += count
         for b, part in fills[best].items():
-            self.unserved[s][b] -= part
+            self.unserved[s][b] -= count * part
         return True
 
-    def _allowed(self, s: int, v: int) -> bool:
+    def _at_once(self, s: int, v: int, fill: Mapping[int, float]) -> int:
+        """How many replicas to add in one go: half of those that would take the same parts one after the other."""
+        count = max(1, int(min(self.unserved[s][b] / part for b, part in fill.items())) // 2)
+        while count > 1 and not self._allowed(s, v, count):
+            count //= 2
+        return count
+
+    def _allowed(self, s: int, v: int, count: int = 1) -> bool:
         service = self.problem.services[s]
-        more = [count + (1 if other == v else 0) for other, count in enumerate(self.replicas[s])]
+        more = [here + (count if other == v else 0) for other, here in enumerate(self.replicas[s])]
         if not all(row.holds(more) for row in service.rows if _limits(row)):
             return False
         mixes = [more if other == s else mix for other, mix in enumerate(self.replicas)]
