@@ -258,6 +258,10 @@ class Cluster:
             f"{self.engine_control_url}/pods/{pod_address}", json=fields, timeout=5.0, trust_env=False
         ).raise_for_status()
 
+    def reset_engine_metrics(self) -> None:
+        """Make the fake engines of all simulated pods idle and healthy again, as a new pod's engine is."""
+        httpx.delete(f"{self.engine_control_url}/pods", timeout=5.0, trust_env=False).raise_for_status()
+
     def service_account_kubeconfig(
         self, namespace: str, service_account: str, path: Path | None = None, lifetime_s: int = 86400
     ) -> Path:

@@ -22,11 +22,15 @@ from medley_engine.memory import wire
 from medley_engine.runtime import rank
 
 
-def _begin_rank(spec: dict[str, Any], supervisor: int) -> None:
-    """The rank's whole life; never returns."""
+def _begin_rank(spec: dict[str, Any], supervisor: int, middle: int) -> None:
+    """The rank's whole life; never returns.
+
+    It is the supervisor's child once the process between them has ended; where the supervisor has ended too, it is
+    somebody else's, and ends.
+    """
     status = 1
     try:
-        while os.getppid() != supervisor:
+        while os.getppid() == middle:
             time.sleep(0.001)
         rank.die_with_parent(supervisor)
         rank.serve(spec)
@@ -43,10 +47,11 @@ def _fork(channel: socket.socket, request: wire.Frame, supervisor: int) -> None:
     if middle:
         os.waitpid(middle, 0)
         return
+    own = os.getpid()
     born = os.fork()
     if born == 0:
         channel.close()
-        _begin_rank(request["spec"], supervisor)
+        _begin_rank(request["spec"], supervisor, own)
     wire.send_frame(channel, {"key": request["key"], "pid": born})
     os._exit(0)
 
