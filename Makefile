@@ -39,7 +39,7 @@ image-context: ## Collect the wheels that operator/Dockerfile installs, into bui
 
 # --- checks --------------------------------------------------------------------------------------------------------
 
-.PHONY: test lint types imports generated test-fast test-cluster
+.PHONY: test lint types imports generated test-fast test-fresh test-cluster
 test: setup lint types imports generated test-fast test-cluster ## Run every check that this machine can run
 lint: setup ## Check formatting and lint
 	@$(BIN)/ruff format --check .
@@ -55,6 +55,8 @@ generated: setup ## Check that generated files are in step with their sources
 	@$(BIN)/python benchmarks/mix.py --check
 test-fast: setup ## Unit, property, golden and integration tests: no cluster
 	@$(BIN)/pytest tests -n 2 --dist loadgroup
+test-fresh: setup ## Property tests on examples that were never drawn before; each run is another one
+	@MEDLEY_FRESH_EXAMPLES=1 $(BIN)/pytest tests/property -n 2 --dist loadgroup
 test-cluster: setup tools ## Tests on a real control plane and, where the machine allows, a real node
 	@$(BIN)/pytest e2e/tests
 

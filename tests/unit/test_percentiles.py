@@ -92,6 +92,14 @@ def test_requests_of_one_output_token_queue_too():
     assert 0 < strict < calm
 
 
+@pytest.mark.parametrize("prompt_tokens", [1, 31, 300])
+def test_one_output_token_is_served_at_least_as_often_as_two(prompt_tokens):
+    alone_s = sustained_rates(LLAMA, H100, Parallelism(1), [(prompt_tokens, 1)], Objectives(None, None)).idle[0]
+    hardly_more = Objectives(None, 1.6 * alone_s.time_to_first_token_s, None, 99)
+    one, two = (rate(hardly_more, (prompt_tokens, outputs)) for outputs in (1, 2))
+    assert one >= two > 0
+
+
 def measured(rate_rps: float, per_token_s: float, first_token_s: float) -> ThroughputPoint:
     return ThroughputPoint(
         gpu="H100-80GB",

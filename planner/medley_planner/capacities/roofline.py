@@ -70,7 +70,17 @@ def sustained_rates(
     Prompts wait for those of `prompts`, without it for prompts like their own.
     Every size must fit into the cache (`medley_planner.capacities.memory.too_small`).
     """
-    state = SteadyState.of(StepTime(model, gpu, parallelism), sizes, role)
+    times = StepTime(model, gpu, parallelism)
+    found = _within(SteadyState.of(times, sizes, role), objectives, role, prompts)
+    waits = objectives.time_to_first_token_s is not None and objectives.time_to_first_token_percentile is not None
+    if not waits or role is not Role.SHARED or all(output_tokens > 1 for _, output_tokens in sizes):
+        return found
+    longer = [(input_tokens, max(2, output_tokens)) for input_tokens, output_tokens in sizes]
+    return _better(found, _within(SteadyState.of(times, longer, role), objectives, role, prompts))
+
+
+def _within(state: SteadyState, objectives: Objectives, role: Role, prompts: PromptMix | None) -> SustainedRates:
+    """The largest rates of a steady state within the objectives."""
     rho = _rho_at_time_per_output_token(state, objectives)
     first_token_s, percentile = objectives.time_to_first_token_s, objectives.time_to_first_token_percentile
     judged = first_token_s is not None and role is not Role.DECODE
@@ -86,6 +96,22 @@ def sustained_rates(
     rates = np.where(rho > 0, rates * state.units, 0.0)
     inside = np.where(rates > 0, rates * state.residence_s(best), 0.0)
     return SustainedRates(rates, inside, state.idle, state.latencies(best))
+
+
+def _better(found: SustainedRates, longer: SustainedRates) -> SustainedRates:
+    """The larger rates of two: what serves a token more after the first also serves the first alone.
+
+    Prompts without any decoding are a queue of batches, in which everyone waits for a whole one. Where an objective
+    leaves hardly any time for that, computing them in chunks beside others' decoding keeps more of them in time.
+    """
+    more = longer.requests_per_second > found.requests_per_second
+    first_tokens = [Latency(0.0, latency.time_to_first_token_s) for latency in longer.loaded]
+    return SustainedRates(
+        np.where(more, longer.requests_per_second, found.requests_per_second),
+        np.where(more, longer.concurrency, found.concurrency),
+        found.idle,
+        tuple(other if better else own for better, own, other in zip(more, found.loaded, first_tokens, strict=True)),
+    )
 
 
 def _rho_at_time_per_output_token(state: SteadyState, objectives: Objectives) -> FloatArray:
