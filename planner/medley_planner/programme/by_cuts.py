@@ -123,8 +123,7 @@ class MixSearch:
             for mixes in self._found:
                 self._offer(mixes, self._programme.cost(mixes), None)
         for s, serving in enumerate(self._servings):
-            costs = np.maximum(self._programme.unit_costs(s), _LEAST_PRICE)
-            self._add(s, serving.at_prices(costs))
+            self._add(s, serving.at_prices(self._unit_costs(s)))
         return self._run()
 
     def _forget_cuts(self) -> None:
@@ -145,9 +144,18 @@ class MixSearch:
         """A proven bound where replicas cost so much more, from the cuts that there are."""
         self._programme.charge(surcharges)
         for s, serving in enumerate(self._servings):
-            self._add(s, serving.at_prices(np.maximum(self._programme.unit_costs(s), _LEAST_PRICE)))
+            self._add(s, serving.at_prices(self._unit_costs(s)))
         found = self._programme.solve(limits.time_limit_s, limits.relative_gap, nodes=limits.nodes)
         return max(found.bound, 0.0)
+
+    def _unit_costs(self, s: int) -> Array:
+        return np.maximum(self._programme.unit_costs(s), _LEAST_PRICE)
+
+    def _broken(self, s: int, counts: Sequence[int]) -> list[Cut]:
+        """Cuts that so many replicas of a service break."""
+        if len(self._servings) == 1 and (tuple(counts),) in self._found:
+            return []
+        return self._servings[s].broken(stepped(self._problem.services[s], counts), near=self._unit_costs(s))
 
     def _add(self, s: int, cuts: Sequence[Cut]) -> int:
         self._cuts[s] += cuts
@@ -198,18 +206,15 @@ class MixSearch:
             tuple(int(count) for count in np.floor(values[each.replicas] + _ROUNDED_UP))
             for each in self._variables.services
         )
-        broken = [
-            serving.broken(stepped(service, mix))
-            for serving, service, mix in zip(self._servings, self._problem.services, mixes, strict=True)
-        ]
-        self._repair(mixes, broken)
+        self._repair(mixes, [self._broken(s, mix) for s, mix in enumerate(mixes)])
 
     def _add_broken(self, values: Array, tolerance: float) -> int:
         """Add the cuts that a solution breaks; how many they are."""
         added = 0
         for s, serving in enumerate(self._servings):
             usable, unserved = self._variables.usable(s, values), self._variables.unserved(s, values)
-            added += self._add(s, serving.broken(usable, unserved, tolerance=tolerance))
+            cuts = serving.broken(usable, unserved, tolerance=tolerance, near=self._unit_costs(s))
+            added += self._add(s, cuts)
         return added
 
     def _take(self, values: Array, objective: float) -> bool:
@@ -223,7 +228,9 @@ class MixSearch:
             return False
         mixes = tuple(tuple(int(count) for count in near) for near in rounded)
         broken = [
-            serving.broken(self._variables.usable(s, values), self._variables.unserved(s, values))
+            serving.broken(
+                self._variables.usable(s, values), self._variables.unserved(s, values), near=self._unit_costs(s)
+            )
             for s, serving in enumerate(self._servings)
         ]
         if not any(broken):
@@ -256,7 +263,7 @@ class MixSearch:
             before = self._best.objective
             for candidate in self._nearby(np.array(self._best.replicas[0])):
                 asked += 1
-                cuts = self._servings[0].broken(stepped(self._problem.services[0], candidate))
+                cuts = self._broken(0, candidate)
                 self._add(0, cuts)
                 if not cuts and self._programme.keeps([candidate]):
                     self._offer((candidate,), self._programme.cost([candidate]), None)
@@ -269,12 +276,12 @@ class MixSearch:
     def _nearby(self, mix: Counts) -> Iterator[tuple[int, ...]]:
         """Mixes near one that cost less and break no cut that is known by then, the cheapest first."""
         service, costs = self._problem.services[0], self._programme.unit_costs(0)
-        near = mix + moves(len(mix))
-        allowed = (near >= 0).all(axis=1) & (near <= np.array(service.useful)).all(axis=1)
-        cheaper = near @ costs < float(mix @ costs) - _CHEAPER
-        near = near[allowed & cheaper]
+        steps = moves(len(mix))
+        near = steps[steps @ costs < -_CHEAPER] + mix
+        allowed = ((near >= 0.0) & (near <= np.array(service.useful))).all(axis=1)
+        near = near[allowed]
         near = near[np.argsort(near @ costs, kind="stable")]
-        usable = near.astype(np.float64)
+        usable = near
         if service.queues:
             usable = np.array([stepped(service, each) for each in near.tolist()]).reshape(near.shape)
         known = 0
@@ -284,12 +291,12 @@ class MixSearch:
             passing = (usable @ weights.T >= 1.0 - _CHEAPER).all(axis=1)
             near, usable = near[passing], usable[passing]
             if len(near):
-                yield tuple(near[0].tolist())
+                yield tuple(int(count) for count in near[0])
                 near, usable = near[1:], usable[1:]
 
     def _enough(self, s: int, mix: tuple[int, ...], cuts: list[Cut]) -> tuple[int, ...] | None:
         service, counts = self._problem.services[s], list(mix)
-        costs = np.maximum(self._programme.unit_costs(s), _LEAST_PRICE)
+        costs = self._unit_costs(s)
         for _ in range(_MOST_REPAIRS):
             if not cuts:
                 return tuple(counts)
@@ -301,7 +308,7 @@ class MixSearch:
             counts[v] += more
             if self._best is not None and float(costs @ counts) > self._best.objective:
                 return None
-            cuts = self._servings[s].broken(stepped(service, counts))
+            cuts = self._broken(s, counts)
         return None
 
     def _offer(self, mixes: Mixes, objective: float, values: Array | None) -> None:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from medley_planner.programme.memo import Memo
 from medley_planner.programme.problem import LOAD_TOLERANCE, ServiceProblem
-from medley_planner.programme.sparse import SparseModel
+from medley_planner.programme.sparse import SparseModel, Term
 
 _NOISE = 1e-9
 
@@ -133,8 +133,11 @@ class _Splitting:
         return {(b, v): model.column(0.0) for b, able in enumerate(self.able) for v in able}
 
     def _add_capacity(self, model: SparseModel, x: dict[tuple[int, int], int], busiest: int | None) -> None:
+        of_variant: dict[int, list[Term]] = {}
+        for (b, v), column in x.items():
+            of_variant.setdefault(v, []).append((column, self.service.loads[b][v]))
         for v, room in enumerate(self.usable):
-            terms = [(column, self.service.loads[b][v]) for (b, other), column in x.items() if other == v]
+            terms = of_variant.get(v, [])
             if terms and busiest is not None:
                 model.row([*terms, (busiest, -room)], upper=0.0)
             elif terms:
@@ -159,10 +162,9 @@ class _Splitting:
     def _measured(self, shares: Shares) -> Split:
         """The split with what follows from it. A request in a billion is the solver's noise, not a shortage."""
         service = self.service
-        loads = [
-            math.fsum(service.loads[b][v] * share for (b, other), share in shares.items() if other == v)
-            for v in range(len(service.variants))
-        ]
+        taken: list[list[float]] = [[] for _ in service.variants]
+        for (b, v), share in shares.items():
+            taken[v].append(service.loads[b][v] * share)
         served = [
             min(self.share, *(math.fsum(shares.get((b, v), 0.0) for v in variants) for variants in parts))
             for b, parts in enumerate(self.computing)
@@ -173,7 +175,7 @@ class _Splitting:
         return Split(
             shares=tuple((b, v, share) for (b, v), share in sorted(shares.items())),
             served_share=self.share if share >= self.share - _NOISE else share,
-            loads=tuple(loads),
+            loads=tuple(math.fsum(each) for each in taken),
         )
 
 

@@ -42,7 +42,7 @@ from medley_planner.sharing.master import Master, Relaxed
 from medley_planner.sharing.relaxed_prices import relaxed_prices
 
 _SWEEPS = 6
-_LIGHT_SWEEPS = 4
+_LIGHT_SWEEPS = 3
 _NODES = (10, 100, 400)
 """Of a subproblem's search tree, in the first search and where most is left unproven."""
 
@@ -50,7 +50,7 @@ _TOWARDS_DUALS = 0.6
 """Next prices are so far from the best ones towards the master's dual prices."""
 
 _HALFWAY, _FURTHEST = 0.5, 2.0
-_AT_CEILING, _RAISED, _FIRST_RAISE = 0.1, 2.0, 0.002
+_AT_CEILING, _RAISED, _FIRST_RAISE, _MOST_RAISES = 0.1, 2.0, 0.002, 4
 """While no mixes are known that fit together, dual prices are ceilings: prices there are raised by and to so much."""
 
 _SUBPROBLEM_GAP = 0.3
@@ -183,25 +183,46 @@ class _Decomposition:
     def _light_sweeps(self, prices: Array) -> Array:
         """Good prices, as far as mixes that are found without any search tell.
 
-        What these mixes cost, less what there is at the prices, is an estimate of the bound from above, by little. The
-        prices with the highest are kept; next ones are tried between them and the master's dual prices, which are too
-        high as long as it knows few mixes.
+        What the known mixes cost, less what there is at the prices, is an estimate of the bound from above, by little.
+        Of all prices tried, those with the highest are kept; next ones are tried between them and the master's dual
+        prices, which are too high as long as it knows few mixes.
         """
-        best, highest = prices, -math.inf
+        best, tried = prices, [prices]
         for _ in range(_LIGHT_SWEEPS):
             if not self._price(list(self._distinct.values()), prices, 0):
                 return prices
-            estimate = math.fsum(self._last[each].found for each in self._services) - float(prices @ self._most)
-            if estimate > highest:
-                best, highest = prices, estimate
+            best = tried[int(np.argmax(self._estimates(tried)))]
+            relaxed = self._relaxed()
+            if not relaxed.within:
+                relaxed = self._widened(prices, relaxed)
+            duals = np.minimum(relaxed.prices, _FURTHEST * best + _FIRST_RAISE * self._ceilings)
+            prices = best + _HALFWAY * (duals - best)
+            tried.append(prices)
+        return best
+
+    def _widened(self, prices: Array, relaxed: Relaxed) -> Relaxed:
+        """The master with more mixes, until they fit together: those of every other service at higher prices of what is
+        wanted too much."""
+        services = list(self._distinct.values())
+        for attempt in range(_MOST_RAISES):
+            over = relaxed.prices >= _AT_CEILING * self._ceilings
+            prices = np.where(over, np.maximum(_RAISED * prices, _FIRST_RAISE * self._ceilings), prices)
+            self._find(services[attempt % 2 :: 2] or services, prices, 0)
             relaxed = self._relaxed()
             if relaxed.within:
-                duals = np.minimum(relaxed.prices, _FURTHEST * best + _FIRST_RAISE * self._ceilings)
-                prices = best + _HALFWAY * (duals - best)
-            else:
-                over = relaxed.prices >= _AT_CEILING * self._ceilings
-                prices = np.where(over, np.maximum(_RAISED * prices, _FIRST_RAISE * self._ceilings), prices)
-        return best
+                break
+        return relaxed
+
+    def _estimates(self, tried: Sequence[Array]) -> Array:
+        """For each of these prices, an estimate of the bound: with the best known mix of each service."""
+        prices = np.array(tried)
+        total = -prices @ self._most
+        for each, mixes in zip(self._services, self._added, strict=True):
+            if mixes:
+                costs = np.array([each.cost(mix) for mix in mixes])
+                used = np.array([each.used(mix) for mix in mixes])
+                total += (costs + prices @ used.T).min(axis=1)
+        return np.asarray(total)
 
     def _least_proven(self) -> list[Columns]:
         """Services of which longer searches could prove most of what is missing."""
@@ -234,19 +255,24 @@ class _Decomposition:
 
     def _price(self, columns: Sequence[Columns], prices: Array, nodes: int) -> bool:
         """Price these services, and take the bound and the mixes that follow; False where one cannot be served."""
-        limits = replace(self._sub_limits(), nodes=nodes)
-        with ThreadPoolExecutor(_THREADS) as pool:
-            found = list(pool.map(lambda each: each.price(prices, limits), columns))
+        found = self._find(columns, prices, nodes)
         if any(math.isinf(priced.bound) for priced in found):
             return False
         self._last.update(zip(columns, found, strict=True))
         bound = math.fsum(self._last[each].bound for each in self._services) - float(prices @ self._most)
         if bound > self._bound:
             self._bound, self._prices = bound, prices
+        return True
+
+    def _find(self, columns: Sequence[Columns], prices: Array, nodes: int) -> list[Priced]:
+        """Search the mixes of these services at these prices."""
+        limits = replace(self._sub_limits(), nodes=nodes)
+        with ThreadPoolExecutor(_THREADS) as pool:
+            found = list(pool.map(lambda each: each.price(prices, limits), columns))
         for s, each in enumerate(self._services):
             for mix in each.known.mixes:
                 self._add(s, mix)
-        return True
+        return found
 
     def _add(self, s: int, mix: Mix) -> None:
         if mix not in self._added[s]:

@@ -11,16 +11,16 @@ import functools
 import numpy as np
 import numpy.typing as npt
 
-Moves = npt.NDArray[np.int64]
+Moves = npt.NDArray[np.float64]
 
 _FEWER, _MORE = 2, 3
 
 
 @functools.lru_cache(maxsize=64)
 def moves(variants: int) -> Moves:
-    """Changes to the numbers of replicas of so many variants, one in a row."""
+    """Changes to the numbers of replicas of so many variants, all whole, one in a row."""
     found = []
-    ones = np.eye(variants, dtype=np.int64)
+    ones = np.eye(variants)
     for v in range(variants):
         for fewer in range(1, _FEWER + 1):
             found.append(-fewer * ones[v])
@@ -32,6 +32,6 @@ def moves(variants: int) -> Moves:
                 if w not in (u, v):
                     found += [more * ones[w] - ones[u] - ones[v] for more in (1, 2)]
                     found += [ones[u] + ones[v] - fewer * ones[w] for fewer in (1, 2)]
-    table = np.array(found, dtype=np.int64).reshape(-1, variants)
+    table = np.array(found).reshape(-1, variants)
     table.setflags(write=False)
     return table
