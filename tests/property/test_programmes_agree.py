@@ -16,6 +16,7 @@ import pytest
 from medley_planner.fleet import FleetState, PlanOptions
 from medley_planner.outlook import outlook
 from medley_planner.programme.by_cuts import solve_by_cuts
+from medley_planner.programme.enumeration import enumerated
 from medley_planner.programme.goals import Ending, Goal, Limits, Unserved
 from medley_planner.programme.memo import Memo
 from medley_planner.programme.milp import solve
@@ -72,3 +73,31 @@ def test_both_programmes_agree(make, capsys: pytest.CaptureFixture[str]) -> None
         sys.stdout.write(f"\nseed {SEED}: {dict(sorted(endings.items()))}\n")
     for goal in Goal:
         assert endings[f"{goal.value} {Ending.OPTIMAL.value}"] >= FLEETS // 10
+
+
+@pytest.mark.parametrize("make", [random_fleet, random_spread_fleet], ids=["stock", "spread"])
+def test_looking_at_all_mixes_finds_what_the_reference_finds(make, capsys: pytest.CaptureFixture[str]) -> None:
+    looked = 0
+    for number in range(2 * FLEETS):
+        state, rates = make(random.Random(f"all mixes/{SEED}/{number}"))
+        problem = problem_of(state, rates)
+        for service in () if problem is None else problem.services:
+            told = f"seed {SEED}, fleet {number}"
+            alone = replace(problem, services=(service,))
+            found = enumerated(alone)
+            if found is None:
+                continue
+            looked += 1
+            reference = solve(alone, Goal.CHEAPEST, LIMITS)
+            assert reference.ending is Ending.OPTIMAL, told
+            assert found.objective == pytest.approx(reference.objective, rel=1e-5, abs=2e-4), told
+            (mix,) = found.replicas
+            assert service.keeps_rows(mix) and serves_all(service, mix, Memo()), told
+            assert all(limit.used_by(service, mix) <= limit.most + 1e-6 for limit in alone.shared), told
+            # the objective of the solution is what the mix costs
+            assert found.objective == pytest.approx(
+                service.cost(mix) + service.switching_cost(mix), abs=1e-4 * sum(service.gpus) * (1 + sum(mix))
+            ), told
+    with capsys.disabled():
+        sys.stdout.write(f"\nseed {SEED}: {looked} services\n")
+    assert looked >= FLEETS // 2

@@ -151,7 +151,7 @@ def test_the_best_without_any_spot() -> None:
 
 IN_PARTS = Rates(
     {
-        ("small", 1): {SHORT: 1.0, LONG: 0.5},
+        ("small", 1): {SHORT: 0.8, LONG: 0.4},
         ("big", 1): {SHORT: 2.0, LONG: 1.0},
         ("big", 1, Role.PREFILL): {SHORT: 20.0, LONG: 10.0},
         ("small", 1, Role.DECODE): {SHORT: 8.0, LONG: 4.0},

@@ -109,6 +109,7 @@ def test_the_greedy_plan_of_a_million_requests_per_second_looks_at_few_replicas(
 def without_solver(monkeypatch: pytest.MonkeyPatch) -> None:
     for way in ("solve", "solve_by_cuts"):
         monkeypatch.setattr(cheapest_module, way, lambda *_, **__: Solution(Ending.NOTHING_FOUND))
+    monkeypatch.setattr(cheapest_module, "enumerated", lambda _: None)
 
 
 def test_where_the_solver_finds_nothing_in_time_the_greedy_plan_is_used_and_said_so(

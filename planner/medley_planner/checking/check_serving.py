@@ -117,14 +117,17 @@ def _demand(serving: Serving, shares: Sequence[BucketShare], *, wanted: float, p
     for bucket in service.sizes.buckets:
         size = (bucket.input_tokens, bucket.output_tokens)
         parts = by_size.pop(size, [])
-        totals = [
-            math.fsum(part.share for part in parts if part.variant.role in (Role.SHARED, role)) for role in _PARTS
-        ]
-        served.append(bucket.weight * min(totals))
-        if any(part.share < 0 for part in parts) or max(totals) > wanted + LOAD_TOLERANCE:
+        totals = [0.0 for _ in _PARTS]
+        for part in parts:
+            for number, role in enumerate(_PARTS):
+                if part.variant.role in (Role.SHARED, role):
+                    totals[number] += part.share
+        least, most = min(totals), max(totals)
+        served.append(bucket.weight * least)
+        if any(part.share < 0 for part in parts) or most > wanted + LOAD_TOLERANCE:
             yield Violation("demand", service.name, f"{size}: shares {[part.share for part in parts]}")
-        if serving.plan.outcome is Outcome.PLANNED and min(totals) < wanted - LOAD_TOLERANCE:
-            yield Violation("demand", service.name, f"{size}: only {min(totals)} of it is served, not {wanted}")
+        if serving.plan.outcome is Outcome.PLANNED and least < wanted - LOAD_TOLERANCE:
+            yield Violation("demand", service.name, f"{size}: only {least} of it is served, not {wanted}")
     if by_size:
         yield Violation("demand", service.name, f"sizes that nobody sends are served: {sorted(by_size)}")
     if abs(math.fsum(served) - promised) > LOAD_TOLERANCE:

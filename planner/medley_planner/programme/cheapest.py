@@ -17,6 +17,7 @@ from dataclasses import replace
 from medley_planner.fleet import Method
 from medley_planner.programme.by_cuts import solve_by_cuts
 from medley_planner.programme.dominance import one_variant_suffices, undominated
+from medley_planner.programme.enumeration import enumerated
 from medley_planner.programme.goals import Ending, Goal, Limits, Solution, Unserved
 from medley_planner.programme.memo import Memo
 from medley_planner.programme.milp import solve
@@ -101,6 +102,10 @@ def _solve(problem: FleetProblem, goal: Goal, limits: Limits, unserved: Unserved
         price = problem.services[0].prices[0] * needed
         return Solution(Ending.OPTIMAL, ((needed,),), objective=price, bound=price)
     if limits.method is Method.FAST:
+        if goal is Goal.CHEAPEST and len(problem.services) == 1:
+            exact = enumerated(problem)
+            if exact is not None:
+                return exact
         solution = solve_by_cuts(problem, goal, limits, unserved=unserved)
         if solution.ending is not Ending.NOTHING_FOUND or solution.seconds >= limits.time_limit_s:
             return solution

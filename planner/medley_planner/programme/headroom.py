@@ -176,6 +176,7 @@ def replicas_for(load: float, queue: Queue) -> int:
     return most if load > 0 else 0
 
 
+@functools.lru_cache(maxsize=65_536)
 def steps(queue: Queue, most: int) -> tuple[Step, ...]:
     """usable(n) for n = 1 … most as steps: exact at the beginning of each, a tangent from below in between.
 

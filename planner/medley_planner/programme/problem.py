@@ -105,6 +105,10 @@ class ServiceProblem:
 
     def __hash__(self) -> int:
         """Cheap and good enough to tell problems apart; equality compares everything."""
+        return self._hash
+
+    @functools.cached_property
+    def _hash(self) -> int:
         return hash((self.variants, self.prices, self.running, self.rates, self.cost_cap, self.loads[:1]))
 
     def cost(self, replicas: Sequence[int]) -> float:

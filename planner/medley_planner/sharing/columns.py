@@ -54,8 +54,13 @@ class Priced:
     found: float
 
 
-def _more(nodes: int | None, than: int | None) -> bool:
-    return than is not None and (nodes is None or nodes > than)
+def _key(surcharges: Array, limits: Limits) -> tuple[float, ...]:
+    return (*surcharges.tolist(), limits.relative_gap)
+
+
+def _worth_more(before: Proven, limits: Limits) -> bool:
+    """Whether the search may look at more nodes than the last one, and that could prove more."""
+    return before.open and before.nodes is not None and (limits.nodes is None or limits.nodes > before.nodes)
 
 
 @dataclass
@@ -111,9 +116,8 @@ class Columns:
         Mixes that were found on the way are in `known`.
         """
         surcharges = prices @ self._weights
-        key = (*surcharges.tolist(), limits.relative_gap)
-        before = self.known.bounds.get(key)
-        if before is None or (before.open and _more(limits.nodes, before.nodes)):
+        before = self._proven(surcharges, limits)
+        if before is None or _worth_more(before, limits):
             if self._search is None:
                 self._search = self._started()
             solution = self._search.solve(limits, [surcharges - self._ties])
@@ -123,13 +127,23 @@ class Columns:
             self.known.weights = self._search.known[0]
             bound = max(solution.bound, 0.0 if before is None else before.bound)
             before = Proven(bound, solution.ending, limits.nodes)
-            self.known.bounds[key] = before
+            self.known.bounds[_key(surcharges, limits)] = before
             if len(self.known.bounds) > _MOST_BOUNDS:
                 self.known.bounds.pop(next(iter(self.known.bounds)))
         if before.ending is Ending.INFEASIBLE:
             return Priced(math.inf, math.inf)
-        found = min((self.cost(mix) + float(prices @ self.used(mix)) for mix in self.known.mixes), default=math.inf)
+        found = math.inf
+        if self.known.mixes:
+            found = float((np.array(list(self.known.mixes)) @ (self._unit_costs + surcharges)).min())
         return Priced(min(before.bound, found), found)
+
+    def is_known(self, prices: Array, limits: Limits) -> bool:
+        """Whether `price` has its answer without a search."""
+        before = self._proven(prices @ self._weights, limits)
+        return before is not None and not _worth_more(before, limits)
+
+    def _proven(self, surcharges: Array, limits: Limits) -> Proven | None:
+        return self.known.bounds.get(_key(surcharges, limits))
 
     def _started(self) -> MixSearch:
         money = next((limit for limit in self._own if isinstance(limit, CostLimit)), None)

@@ -215,6 +215,7 @@ class _Decomposition:
 
     def _estimates(self, tried: Sequence[Array]) -> Array:
         """For each of these prices, an estimate of the bound: with the best known mix of each service."""
+        self._gather()
         prices = np.array(tried)
         total = -prices @ self._most
         for each, mixes in zip(self._services, self._added, strict=True):
@@ -239,6 +240,7 @@ class _Decomposition:
         return again
 
     def _relaxed(self) -> Relaxed:
+        self._gather()
         relaxed = self._master.relax()
         self._seconds += relaxed.seconds
         return relaxed
@@ -268,11 +270,16 @@ class _Decomposition:
         """Search the mixes of these services at these prices."""
         limits = replace(self._sub_limits(), nodes=nodes)
         with ThreadPoolExecutor(_THREADS) as pool:
-            found = list(pool.map(lambda each: each.price(prices, limits), columns))
+            searched = {
+                each: pool.submit(each.price, prices, limits) for each in columns if not each.is_known(prices, limits)
+            }
+            return [searched[each].result() if each in searched else each.price(prices, limits) for each in columns]
+
+    def _gather(self) -> None:
+        """Take all known mixes into the master."""
         for s, each in enumerate(self._services):
             for mix in each.known.mixes:
                 self._add(s, mix)
-        return found
 
     def _add(self, s: int, mix: Mix) -> None:
         if mix not in self._added[s]:
