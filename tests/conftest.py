@@ -7,10 +7,11 @@ import os
 import sys
 from pathlib import Path
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-settings.register_profile("same", derandomize=True)
-settings.register_profile("fresh", derandomize=False, print_blob=True)
+# How long an example takes says something about the machine, and nothing about the code.
+settings.register_profile("same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("fresh", settings.get_profile("same"), derandomize=False, print_blob=True)
 settings.load_profile("fresh" if os.environ.get("MEDLEY_FRESH_EXAMPLES") else "same")

@@ -71,6 +71,9 @@ _FEW_CHANGES = 0.25
 _KNOWN_BYTES = 2**16
 """About what is known of a service in the end: dozens of mixes, cuts and bounds."""
 
+_AT_A_TIME = 4
+"""Services that are searched longer before it is asked whether what is proven suffices."""
+
 _THREADS = 2
 """Subproblems solved at a time; the solver works outside the interpreter's lock, and each on its own."""
 
@@ -163,9 +166,11 @@ class _Decomposition:
             prices = self._light_sweeps(prices)
         for sweep in range(_SWEEPS):
             for nodes in _NODES:
-                again = list(self._distinct.values()) if nodes == _NODES[0] else self._least_proven()
-                if not self._price(again, prices, nodes):
-                    return Decomposed(Solution(Ending.INFEASIBLE, seconds=self._spent_s()))
+                for some in self._searched(nodes):
+                    if not self._price(some, prices, nodes):
+                        return Decomposed(Solution(Ending.INFEASIBLE, seconds=self._spent_s()))
+                    if self._best is not None and self._within_gap(self._best):
+                        return self._ended(self._least_changes())
                 if sweep == 0 and nodes == _NODES[0] and self._keep():
                     return self._ended(self._best)
                 relaxed = self._relaxed()
@@ -224,6 +229,13 @@ class _Decomposition:
                 used = np.array([each.used(mix) for mix in mixes])
                 total += (costs + prices @ used.T).min(axis=1)
         return np.asarray(total)
+
+    def _searched(self, nodes: int) -> list[list[Columns]]:
+        """The services to search: first all of them; then, a few at a time, those of which most is left unproven."""
+        if nodes == _NODES[0]:
+            return [list(self._distinct.values())]
+        again = self._least_proven()
+        return [again[first : first + _AT_A_TIME] for first in range(0, len(again), _AT_A_TIME)]
 
     def _least_proven(self) -> list[Columns]:
         """Services of which longer searches could prove most of what is missing."""
