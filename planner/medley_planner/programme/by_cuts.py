@@ -30,7 +30,7 @@ from medley_planner.sharing.neighbours import moves
 
 ABSOLUTE_GAP = 1e-7
 
-_RELAXED_ROUNDS = 4
+_RELAXED_ROUNDS = 3
 _RELAXED_TOLERANCE = 1e-3
 _MOST_ROUNDS = 400
 _FEW_ROUNDS = 4

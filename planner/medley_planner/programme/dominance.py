@@ -21,6 +21,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
+
 from medley_planner.fleet import Availability
 from medley_planner.programme.problem import ServiceProblem, StockLimit
 
@@ -28,18 +31,21 @@ from medley_planner.programme.problem import ServiceProblem, StockLimit
 def undominated(service: ServiceProblem, stock: Sequence[StockLimit]) -> tuple[int, ...]:
     """Indices of the variants that an optimum may need."""
     scarce = {limit.pool for limit in stock}
+    loads = np.array(service.loads, dtype=np.float64).reshape(len(service.loads), len(service.variants))
+    no_slower = np.asarray((loads[:, :, None] <= loads[:, None, :]).all(axis=0))
     kept = list(range(len(service.variants)))
     for v in reversed(range(len(service.variants))):
-        if service.running[v] == 0 and any(_dominates(service, w, v, scarce) for w in kept if w != v):
+        if service.running[v] == 0 and any(_dominates(service, w, v, scarce, no_slower) for w in kept if w != v):
             kept.remove(v)
     return tuple(kept)
 
 
-def _dominates(service: ServiceProblem, w: int, v: int, scarce: set[str]) -> bool:
+def _dominates(service: ServiceProblem, w: int, v: int, scarce: set[str], no_slower: npt.NDArray[np.bool_]) -> bool:
     if service.variants[w].role is not service.variants[v].role:
         return False
-    same_pool = service.variants[w].pool == service.variants[v].pool
-    return _as_smaller_replicas(service, w, v) if same_pool else _one_for_one(service, w, v, scarce)
+    if service.variants[w].pool == service.variants[v].pool:
+        return _as_smaller_replicas(service, w, v)
+    return bool(no_slower[w, v]) and _one_for_one(service, w, v, scarce)
 
 
 def _as_smaller_replicas(service: ServiceProblem, w: int, v: int) -> bool:
@@ -57,7 +63,7 @@ def _one_for_one(service: ServiceProblem, w: int, v: int, scarce: set[str]) -> b
     if service.availability != Availability():
         return False
     cheaper = all(each[w] <= each[v] for each in (service.prices, service.billed, service.switching))
-    return cheaper and _queues_as_well(service, w, v, 1) and all(load[w] <= load[v] for load in service.loads)
+    return cheaper and _queues_as_well(service, w, v, 1)
 
 
 def _queues_as_well(service: ServiceProblem, w: int, v: int, replicas: int) -> bool:
