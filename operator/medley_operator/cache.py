@@ -23,8 +23,8 @@ from medley_operator.kinds import (
     WATCHED,
     Kind,
 )
-from medley_operator.observe import objects
-from medley_operator.observe.objects import (
+from medley_operator.observe import projections
+from medley_operator.observe.views import (
     DeploymentView,
     Key,
     NodeView,
@@ -101,7 +101,7 @@ class Shelf(Generic[V]):
 
     def put_raw(self, raw: Object) -> None:
         """Take in an object as the API server gave it."""
-        self.put(key_of(raw), objects.version_of(raw), self._project(raw))
+        self.put(key_of(raw), projections.version_of(raw), self._project(raw))
 
     def remove(self, key: Key, version: int) -> None:
         """Take in that an object was deleted at a resource version."""
@@ -141,12 +141,12 @@ class ClusterCache:
     """What is known of the cluster."""
 
     def __init__(self, listener: Listener) -> None:
-        self.services: Shelf[ServiceView] = Shelf(LLM_SERVICES, objects.service_view, listener)
-        self.pools: Shelf[PoolView] = Shelf(GPU_POOLS, objects.pool_view, listener)
-        self.profiles: Shelf[ProfileView] = Shelf(MODEL_PROFILES, objects.profile_view, listener)
-        self.nodes: Shelf[NodeView] = Shelf(NODES, objects.node_view, listener)
-        self.pods: Shelf[PodView] = Shelf(PODS, objects.pod_view, listener)
-        self.deployments: Shelf[DeploymentView] = Shelf(DEPLOYMENTS, objects.deployment_view, listener)
+        self.services: Shelf[ServiceView] = Shelf(LLM_SERVICES, projections.service_view, listener)
+        self.pools: Shelf[PoolView] = Shelf(GPU_POOLS, projections.pool_view, listener)
+        self.profiles: Shelf[ProfileView] = Shelf(MODEL_PROFILES, projections.profile_view, listener)
+        self.nodes: Shelf[NodeView] = Shelf(NODES, projections.node_view, listener)
+        self.pods: Shelf[PodView] = Shelf(PODS, projections.pod_view, listener)
+        self.deployments: Shelf[DeploymentView] = Shelf(DEPLOYMENTS, projections.deployment_view, listener)
         shelves: Iterable[Shelf[Any]] = (
             self.services,
             self.pools,

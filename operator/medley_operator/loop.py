@@ -19,7 +19,7 @@ from medley_operator.kube import KubeClient, KubeError, NotFoundError
 from medley_operator.log import logger
 from medley_operator.metrics import Metrics
 from medley_operator.observe.fleet import Observation, PoolFinding, Snapshot, next_deadline_s, observe
-from medley_operator.observe.objects import Key
+from medley_operator.observe.views import Key
 from medley_operator.report.events import Events, Subject
 from medley_operator.report.pool_status import pool_status, profile_status
 from medley_operator.rounds import InvalidFleetError, Planner, Round, UnsoundPlanError

@@ -22,7 +22,7 @@ from medley_operator.leader import Leadership
 from medley_operator.log import logger
 from medley_operator.loop import PlanningLoop
 from medley_operator.metrics import Metrics
-from medley_operator.observe.objects import Key
+from medley_operator.observe.views import Key
 from medley_operator.probe import Probes
 from medley_operator.report.events import Events
 from medley_operator.settings import Settings

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from medley_operator.api.llmservice_status import LLMServiceStatus, PlanStatus, Transition
 from medley_operator.api.problems import Problem
-from medley_operator.observe.objects import DeploymentView, ServiceView
 from medley_operator.observe.replicas import mix_of
+from medley_operator.observe.views import DeploymentView, ServiceView
 from medley_operator.report.conditions import timestamp
 from medley_planner.fleet import Variant
 from medley_planner.policy import Choice

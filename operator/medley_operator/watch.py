@@ -28,7 +28,8 @@ from medley_operator.cache import ClusterCache, key_of
 from medley_operator.kinds import DEPLOYMENTS, PODS, WATCHED, Kind
 from medley_operator.kube import KubeClient, KubeError
 from medley_operator.log import logger
-from medley_operator.observe import objects
+from medley_operator.observe import projections
+from medley_operator.observe.views import Key
 from medley_operator.workloads import naming
 
 LOG = logger("watch")
@@ -105,12 +106,12 @@ class ClusterWatch:
 
     async def _list(self, kind: Kind) -> None:
         shelf = self._cache.shelf(kind)
-        found: dict[objects.Key, tuple[int, Any]] = {}
+        found: dict[Key, tuple[int, Any]] = {}
         listed_at = 0
         pages = self._client.pages(kind, label_selector=LABELS.get(kind, ""), field_selector=FIELDS.get(kind, ""))
         async for page, version in pages:
             listed_at = version
-            found |= {key_of(raw): (objects.version_of(raw), shelf.project(raw)) for raw in page}
+            found |= {key_of(raw): (projections.version_of(raw), shelf.project(raw)) for raw in page}
         shelf.replace(found, listed_at)
 
     def _watch(self, loop: asyncio.AbstractEventLoop, stop: threading.Event) -> None:
@@ -143,7 +144,7 @@ class ClusterWatch:
 
         async def handle(event: kopf.RawEvent, **_: Any) -> None:
             raw: Any = event["object"]
-            key, version = key_of(raw), objects.version_of(raw)
+            key, version = key_of(raw), projections.version_of(raw)
             if event["type"] == "DELETED":
                 loop.call_soon_threadsafe(shelf.remove, key, version)
             else:

@@ -6,7 +6,8 @@ from typing import Any
 
 from medley_operator.cache import ClusterCache
 from medley_operator.kinds import NODES, PODS, WATCHED
-from medley_operator.observe.objects import Gate, pod_view
+from medley_operator.observe.projections import pod_view
+from medley_operator.observe.views import Gate
 
 
 def node(name: str, version: int, gpus: int = 8) -> dict[str, Any]:

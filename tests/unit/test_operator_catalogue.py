@@ -14,7 +14,7 @@ from medley_operator.api.modelprofile import ModelProfile
 from medley_operator.api.resolve import ResolvedService, Surroundings, resolve_service
 from medley_operator.cache import ClusterCache
 from medley_operator.kube import KubeClient
-from medley_operator.observe.objects import ProfileView
+from medley_operator.observe.views import ProfileView
 from medley_operator.workloads import deployment
 from medley_planner.fleet import Parallelism
 

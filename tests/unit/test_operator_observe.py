@@ -3,7 +3,7 @@
 from typing import Any
 
 from medley_operator.observe.fleet import Observation, Snapshot, observe
-from medley_operator.observe.objects import node_view, pod_view, pool_view, profile_view, service_view
+from medley_operator.observe.projections import node_view, pod_view, pool_view, profile_view, service_view
 from medley_operator.report.pool_status import pool_status
 from medley_planner.plan import plan
 from medley_planner.result import Outcome

@@ -8,7 +8,7 @@ from typing import Any
 from medley_operator.api.llmservice import LLMService
 from medley_operator.api.llmservice_status import LLMServiceStatus, PlanStatus
 from medley_operator.api.problems import Problem
-from medley_operator.observe.objects import DeploymentView, ServiceView
+from medley_operator.observe.views import DeploymentView, ServiceView
 from medley_operator.report.service_status import Facts, service_status
 from medley_operator.transition import Phase, Replica, ReplicaState
 from medley_operator.verdict import Aim, Verdict, aim, running_mix

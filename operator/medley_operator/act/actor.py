@@ -21,8 +21,8 @@ from medley_operator.engines import Endpoint
 from medley_operator.kube import ConflictError, KubeClient, NotFoundError, RefusedError, TemporaryError
 from medley_operator.log import logger
 from medley_operator.metrics import Metrics
-from medley_operator.observe.objects import DeploymentView, Key, PodView, ServiceView
 from medley_operator.observe.replicas import deployed, replicas_of
+from medley_operator.observe.views import DeploymentView, Key, PodView, ServiceView
 from medley_operator.probe import Probes
 from medley_operator.report.events import Events
 from medley_operator.report.service_status import Facts

@@ -11,7 +11,8 @@ from typing import Any
 from medley_operator.cache import ClusterCache
 from medley_operator.kinds import DEPLOYMENTS, PODS
 from medley_operator.kube import KubeClient, NotFoundError, Object
-from medley_operator.observe.objects import DeploymentView, PodView, ServiceView, version_of
+from medley_operator.observe.projections import version_of
+from medley_operator.observe.views import DeploymentView, PodView, ServiceView
 from medley_operator.report.conditions import timestamp
 from medley_operator.transition import DRAIN_COST, SHED_COST
 from medley_operator.workloads import naming

@@ -8,7 +8,7 @@ from medley_operator.cache import ClusterCache
 from medley_operator.kinds import LLM_SERVICES
 from medley_operator.kube import KubeClient
 from medley_operator.metrics import Metrics
-from medley_operator.observe.objects import ServiceView
+from medley_operator.observe.views import ServiceView
 from medley_operator.report.events import Events, Subject
 from medley_operator.report.service_status import Facts, service_status
 from medley_operator.report.words import mix_words

@@ -18,7 +18,7 @@ from medley_operator.api.resolve import find_profile
 from medley_operator.cache import ClusterCache
 from medley_operator.kinds import DISRUPTION_BUDGETS, SERVICES
 from medley_operator.kube import ConflictError, KubeClient, RefusedError
-from medley_operator.observe.objects import ServiceView
+from medley_operator.observe.views import ServiceView
 from medley_operator.workloads import pod_disruption_budget, service
 
 APPLY_EVERY_S = 600.0

@@ -17,9 +17,9 @@ from medley_operator.cli.cluster import Cluster
 from medley_operator.cli.inputs import InputError, Inputs, Mistake
 from medley_operator.cli.planning import Asked
 from medley_operator.kinds import DEPLOYMENTS, GPU_POOLS, LLM_SERVICES, MODEL_PROFILES, NODES, PODS, Kind
-from medley_operator.observe import objects
+from medley_operator.observe import projections
 from medley_operator.observe.fleet import Observation, Snapshot, observe
-from medley_operator.observe.objects import Key, Object, PoolView, ProfileView, ServiceView
+from medley_operator.observe.views import Key, Object, PoolView, ProfileView, ServiceView
 from medley_planner.workload.sizes import SizeHistogram
 
 
@@ -61,23 +61,23 @@ def live_fleet(cluster: Cluster, changes: Inputs, now_s: float, max_cost_usd_per
 
 
 def _snapshot(cluster: Cluster, changes: Inputs) -> Snapshot:
-    services = _by_key(cluster, LLM_SERVICES, objects.service_view)
+    services = _by_key(cluster, LLM_SERVICES, projections.service_view)
     for service in changes.services:
         before = services.get((service.namespace, service.name))
         services[service.namespace, service.name] = _service_view(service, before)
-    pools = _by_key(cluster, GPU_POOLS, objects.pool_view)
+    pools = _by_key(cluster, GPU_POOLS, projections.pool_view)
     for name, pool in changes.pools.items():
         pools["", name] = _pool_view(pool, pools.get(("", name)))
-    profiles = _by_key(cluster, MODEL_PROFILES, objects.profile_view)
+    profiles = _by_key(cluster, MODEL_PROFILES, projections.profile_view)
     for name, profile in changes.profiles.items():
         profiles["", name] = _profile_view(profile)
     return Snapshot(
         services=tuple(services.values()),
         pools=tuple(pools.values()),
         profiles=tuple(profiles.values()),
-        nodes=tuple(_by_key(cluster, NODES, objects.node_view).values()),
-        pods=tuple(_by_key(cluster, PODS, objects.pod_view).values()),
-        deployments=tuple(_by_key(cluster, DEPLOYMENTS, objects.deployment_view).values()),
+        nodes=tuple(_by_key(cluster, NODES, projections.node_view).values()),
+        pods=tuple(_by_key(cluster, PODS, projections.pod_view).values()),
+        deployments=tuple(_by_key(cluster, DEPLOYMENTS, projections.deployment_view).values()),
         traces=_traces(cluster, services.values(), changes),
     )
 

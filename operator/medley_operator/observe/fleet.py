@@ -16,16 +16,9 @@ from medley_operator.api.resolve import (
 )
 from medley_operator.api.traces import TraceKey
 from medley_operator.api.translate import planner_pool, planner_service
-from medley_operator.observe.objects import (
-    DeploymentView,
-    NodeView,
-    PodView,
-    PoolView,
-    ProfileView,
-    ServiceView,
-    seconds,
-)
+from medley_operator.observe.projections import seconds
 from medley_operator.observe.stock import PoolStock, exhausted_stock, pool_stocks
+from medley_operator.observe.views import DeploymentView, NodeView, PodView, PoolView, ProfileView, ServiceView
 from medley_operator.verdict import AUTO, PAUSED, running_mix
 from medley_planner.fleet import FleetState, Pool, Service
 from medley_planner.policy import Standing

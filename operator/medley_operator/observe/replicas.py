@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from medley_operator.observe.objects import DeploymentView, Gate, NodeView, PodView
+from medley_operator.observe.views import DeploymentView, Gate, NodeView, PodView
 from medley_operator.transition import Deployed, Replica, ReplicaState
 from medley_planner.fleet import Variant
 

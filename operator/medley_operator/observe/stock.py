@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from medley_operator.api.gpupool import GPUPool, Toleration
 from medley_operator.api.translate import node_stock
-from medley_operator.observe.objects import NodeView, PodView
+from medley_operator.observe.views import NodeView, PodView
 from medley_planner.fleet import Stock
 
 

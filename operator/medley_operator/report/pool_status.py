@@ -7,8 +7,8 @@ from medley_operator.api.modelprofile import ModelProfile, ModelProfileStatus
 from medley_operator.api.problems import Problem
 from medley_operator.api.resolve import resolve_profile
 from medley_operator.observe.fleet import PoolFinding
-from medley_operator.observe.objects import ProfileView
 from medley_operator.observe.stock import PoolStock
+from medley_operator.observe.views import ProfileView
 from medley_operator.report.conditions import Finding, conditions, timestamp
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from medley_operator.api.llmservice_status import LLMServiceStatus, Transition
-from medley_operator.observe.objects import PodView, ServiceView
+from medley_operator.observe.views import PodView, ServiceView
 from medley_operator.report.conditions import Finding, conditions, finding, timestamp
 from medley_operator.transition import Phase, Replica, ReplicaState
 from medley_operator.verdict import PAUSED, RECOMMEND, Aim, Verdict
