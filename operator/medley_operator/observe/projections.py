@@ -40,7 +40,7 @@ def node_view(raw: Object) -> NodeView | None:
     )
     return NodeView(
         name=metadata["name"],
-        version=_version(raw),
+        version=version_of(raw),
         labels=metadata.get("labels", {}),
         taints=taints,
         resources=dict(resources),
@@ -61,7 +61,7 @@ def pod_view(raw: Object) -> PodView | None:
         namespace=metadata["namespace"],
         name=metadata["name"],
         uid=metadata["uid"],
-        version=_version(raw),
+        version=version_of(raw),
         node=spec.get("nodeName", ""),
         phase=status.get("phase", "Pending"),
         deleting="deletionTimestamp" in metadata,
@@ -108,7 +108,7 @@ def deployment_view(raw: Object) -> DeploymentView | None:
         namespace=metadata["namespace"],
         name=metadata["name"],
         uid=metadata["uid"],
-        version=_version(raw),
+        version=version_of(raw),
         owner_uid=next((owner["uid"] for owner in owners if owner.get("controller")), ""),
         pool=labels.get(naming.LABEL_POOL, ""),
         parallelism=_parallelism(labels),
@@ -137,7 +137,7 @@ def service_view(raw: Object) -> ServiceView:
         namespace=metadata["namespace"],
         name=metadata["name"],
         uid=metadata["uid"],
-        version=_version(raw),
+        version=version_of(raw),
         generation=metadata.get("generation", 0),
         deleting="deletionTimestamp" in metadata,
         llm=llm,
@@ -164,7 +164,9 @@ def pool_view(raw: Object) -> PoolView:
         pool = GPUPool.model_validate({"metadata": metadata, "spec": raw.get("spec"), "status": raw.get("status")})
     except ValidationError as error:
         parse_error = _explain(error)
-    return PoolView(metadata["name"], metadata["uid"], _version(raw), metadata.get("generation", 0), pool, parse_error)
+    return PoolView(
+        metadata["name"], metadata["uid"], version_of(raw), metadata.get("generation", 0), pool, parse_error
+    )
 
 
 def profile_view(raw: Object) -> ProfileView:
@@ -178,7 +180,7 @@ def profile_view(raw: Object) -> ProfileView:
     except ValidationError as error:
         parse_error = _explain(error)
     return ProfileView(
-        metadata["name"], metadata["uid"], _version(raw), metadata.get("generation", 0), profile, parse_error
+        metadata["name"], metadata["uid"], version_of(raw), metadata.get("generation", 0), profile, parse_error
     )
 
 
@@ -191,10 +193,6 @@ def version_of(raw: Object) -> int:
     """The resource version as a number; the API server's are comparable since Kubernetes 1.35,
     and were numbers long before.
     """
-    return _version(raw)
-
-
-def _version(raw: Object) -> int:
     return int(raw["metadata"].get("resourceVersion") or 0)
 
 
