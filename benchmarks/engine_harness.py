@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +152,7 @@ class Engine:
             raise RuntimeError(f"scale: {status} {operation}")
         end = time.monotonic() + deadline_s
         while not operation["finished"] and time.monotonic() < end:
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)
             operation = await self.get(f"/scale/operations/{operation['id']}")
         return dict(operation)
 
@@ -232,21 +233,28 @@ class Load:
         if self._open:
             await asyncio.wait(set(self._open))
 
-    def tokens_per_s(self, start_s: float, end_s: float) -> float:
-        """Tokens that clients got in a window, per second."""
-        return sum(start_s < at <= end_s for a in self.answers for at in a.tokens_s) / (end_s - start_s)
+    def tokens(self, start_s: float, end_s: float) -> int:
+        """Tokens that clients got in a window."""
+        return sum(start_s < at <= end_s for a in self.answers for at in a.tokens_s)
 
     def ttfts_s(self, start_s: float, end_s: float) -> list[float]:
         """Times to first token of requests sent in a window."""
         return [a.ttft_s for a in self.answers if start_s <= a.sent_s < end_s and a.tokens_s]
 
+    def longest_pause_s(self, start_s: float, end_s: float) -> float:
+        """Longest time between two tokens of one stream, the second of them in a window."""
+        pauses = (b - a for one in self.answers for a, b in pairwise(one.tokens_s) if start_s < b <= end_s)
+        return max(pauses, default=0.0)
+
 
 class MemoryWatch:
-    """Samples an engine's memory while open."""
+    """Samples an engine's memory while open, (when, what). It costs processor time: where a window is compared with
+    another, both must be watched.
+    """
 
     def __init__(self, engine: Engine, interval_s: float = 0.1) -> None:
         self._engine, self._interval_s = engine, interval_s
-        self.samples: list[dict[str, int]] = []
+        self.samples: list[tuple[float, dict[str, int]]] = []
 
     async def __aenter__(self) -> MemoryWatch:
         self._task = asyncio.create_task(self._run())
@@ -257,9 +265,9 @@ class MemoryWatch:
 
     async def _run(self) -> None:
         while True:
-            self.samples.append(await asyncio.to_thread(self._engine.memory_bytes))
+            self.samples.append((time.monotonic(), await asyncio.to_thread(self._engine.memory_bytes)))
             await asyncio.sleep(self._interval_s)
 
-    @property
-    def peak_bytes(self) -> int:
-        return max(sample["total"] for sample in self.samples)
+    def peak_bytes(self, what: str, start_s: float, end_s: float) -> int:
+        """Most that was taken in a window."""
+        return max(sample[what] for at, sample in self.samples if start_s <= at <= end_s)

@@ -1,19 +1,21 @@
-"""The same weights in llama.cpp: a Qwen3-MoE checkpoint written as GGUF, and greedy decoding of several sequences.
+"""The same weights in llama.cpp: a Qwen3-MoE checkpoint written as GGUF, and greedy decoding of several streams.
 
-    python benchmarks/engine_llama.py CHECKPOINT GGUF PROMPTS COUNT THREADS
+    python benchmarks/engine_llama.py GGUF THREADS STREAMS
 
-runs it and prints one line of JSON. It needs the packages `gguf` and `llama-cpp-py-sync` (llama.cpp built for CPUs,
-loaded through cffi; its library asks for glibc 2.38); :func:`measure` tells what is missing. llama.cpp keeps its KV
-cache in float16 unless told otherwise; here it is told float32, as ours is.
+serves a GGUF file until its input ends and prints its address. It needs the packages `gguf` (which writes the file,
+llama.cpp's own writer) and `xllamacpp` (llama.cpp and its HTTP server, built for CPUs); :func:`measure` tells what is
+missing. llama.cpp keeps its KV cache in float16 unless told otherwise; here it is told float32, as ours is.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
 import importlib.util
 import json
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,9 @@ def _array(checkpoint: Checkpoint, name: str) -> np.ndarray:
 
 
 def convert(folder: Path, target: Path) -> None:
-    """Write a float32 Qwen3-MoE checkpoint as GGUF, without a vocabulary (prompts are token ids)."""
+    """Write a float32 Qwen3-MoE checkpoint as GGUF. Prompts are token ids, so the words of its vocabulary mean nothing;
+    the server asks for some.
+    """
     import gguf  # noqa: PLC0415 - it may be missing
 
     checkpoint = Checkpoint(folder)
@@ -58,7 +62,12 @@ def convert(folder: Path, target: Path) -> None:
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_rope_freq_base(config["rope_theta"])
     writer.add_vocab_size(config["vocab_size"])
-    writer.add_tokenizer_model("no_vocab")
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list([f"w{number}" for number in range(config["vocab_size"])])
+    writer.add_token_types([gguf.TokenType.NORMAL] * config["vocab_size"])
+    writer.add_token_merges(["w 0"])
+    writer.add_eos_token_id(0)
     for source, name in (
         ("model.embed_tokens.weight", "token_embd"), ("model.norm.weight", "output_norm"), ("lm_head.weight", "output"),
     ):  # fmt: skip
@@ -77,88 +86,82 @@ def convert(folder: Path, target: Path) -> None:
     writer.close()
 
 
-class Decoder:
-    """Greedy decoding of several sequences in one llama.cpp context."""
-
-    def __init__(self, path: Path, threads: int, sequences: int, context: int = 512) -> None:
-        from llama_cpp_py_sync import Llama  # noqa: PLC0415 - it may be missing
-
-        self._llm = Llama(
-            str(path), n_ctx=context * sequences, n_batch=512, n_threads=threads, n_seq_max=sequences, type_k="f32",
-            type_v="f32",
-        )  # fmt: skip
-        self._lib, self._ffi, self._ctx = self._llm._lib, self._llm._ffi, self._llm._ctx
-        self._vocab = self._llm.n_vocab
-
-    def _step(self, rows: list[tuple[int, int, int, bool]]) -> list[int]:
-        """Compute (token, position, sequence, wants a token) rows; the chosen tokens, in order."""
-        batch = self._lib.llama_batch_init(len(rows), 0, 1)
-        batch.n_tokens = len(rows)
-        for at, (token, position, sequence, wants) in enumerate(rows):
-            batch.token[at], batch.pos[at], batch.n_seq_id[at] = token, position, 1
-            batch.seq_id[at][0], batch.logits[at] = sequence, int(wants)
-        status = self._lib.llama_decode(self._ctx, batch)
-        if status:
-            raise RuntimeError(f"llama_decode: {status}")
-        chosen = []
-        for at, row in enumerate(rows):
-            if row[3]:
-                logits = self._lib.llama_get_logits_ith(self._ctx, at)
-                chosen.append(int(np.frombuffer(self._ffi.buffer(logits, 4 * self._vocab), np.float32).argmax()))
-        self._lib.llama_batch_free(batch)
-        return chosen
-
-    def generate(self, prompts: list[list[int]], count: int) -> tuple[list[float], list[list[int]]]:
-        """Time of each step's end (the first is the start), and each prompt's tokens."""
-        self._lib.llama_memory_clear(self._lib.llama_get_memory(self._ctx), True)
-        times = [time.monotonic()]
-        rows = [
-            (token, position, sequence, position == len(prompt) - 1)
-            for sequence, prompt in enumerate(prompts)
-            for position, token in enumerate(prompt)
-        ]
-        tokens = [[token] for token in self._step(rows)]
-        times.append(time.monotonic())
-        for step in range(1, count):
-            rows = [(tokens[s][-1], len(prompt) + step - 1, s, True) for s, prompt in enumerate(prompts)]
-            for sequence, token in enumerate(self._step(rows)):
-                tokens[sequence].append(token)
-            times.append(time.monotonic())
-        return times, tokens
+def _stream(address: str, prompt: list[int], count: int) -> tuple[list[float], list[int]]:
+    """One greedy stream: when it was sent and when each token came; the tokens."""
+    body = {
+        "prompt": prompt, "n_predict": count, "temperature": 0, "top_k": 1, "stream": True, "ignore_eos": True,
+        "cache_prompt": False, "return_tokens": True,
+    }  # fmt: skip
+    request = urllib.request.Request(
+        f"{address}/completion", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    times, tokens = [time.monotonic()], []
+    with urllib.request.urlopen(request, timeout=600) as response:
+        for line in response:
+            if line.startswith(b"data: {"):
+                for token in json.loads(line.removeprefix(b"data: ")).get("tokens", ()):
+                    times.append(time.monotonic())
+                    tokens.append(token)
+    if len(tokens) != count:
+        raise RuntimeError(f"{len(tokens)} tokens instead of {count}")
+    return times, tokens
 
 
-def measure(folder: Path, prompts: list[list[int]], count: int, threads: int) -> dict[str, Any]:
-    """Tokens per second, TTFT and TPOT in a process of its own; ``error`` where it cannot be run."""
-    missing = [name for name in ("gguf", "llama_cpp_py_sync") if importlib.util.find_spec(name) is None]
-    if missing:
-        return {"error": f"not installed: {', '.join(missing)}"}
-    target = folder.with_suffix(".gguf")
-    done = subprocess.run(
-        [sys.executable, __file__, str(folder), str(target), json.dumps(prompts), str(count), str(threads)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    for line in done.stdout.splitlines():
-        if line.startswith("RESULT"):
-            return dict(json.loads(line.removeprefix("RESULT")))
-    return {"error": done.stderr[-500:]}
-
-
-def main() -> None:
-    folder, target, prompts = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
-    count, threads = int(sys.argv[4]), int(sys.argv[5])
-    if not target.exists():
-        convert(folder, target)
-    decoder = Decoder(target, threads, len(prompts))
-    decoder.generate(prompts[:1], 2)
-    times, tokens = decoder.generate(prompts[:1], count)
+def _measure(address: str, prompts: list[list[int]], count: int) -> dict[str, Any]:
+    _stream(address, prompts[0], 2)
+    times, tokens = _stream(address, prompts[0], count)
     one = {
         "ttft_s": times[1] - times[0],
         "tpot_s": (times[-1] - times[1]) / (count - 1),
         "tokens_per_s": count / (times[-1] - times[0]),
     }
-    times, _ = decoder.generate(prompts, count)
-    many = {"tokens_per_s": count * len(prompts) / (times[-1] - times[0]), "batch": len(prompts)}
-    print("RESULT" + json.dumps({"one": one, "many": many, "tokens": tokens[0]}))
+    start = time.monotonic()
+    with concurrent.futures.ThreadPoolExecutor(len(prompts)) as pool:
+        done = list(pool.map(lambda prompt: _stream(address, prompt, count), prompts))
+    took = time.monotonic() - start
+    many = {"tokens_per_s": count * len(done) / took, "batch": len(prompts)}
+    return {"one": one, "many": many, "tokens": tokens}
+
+
+def measure(folder: Path, prompts: list[list[int]], count: int, threads: int) -> dict[str, Any]:
+    """Tokens per second, TTFT and TPOT of a server in a process of its own; ``error`` where it cannot be run."""
+    missing = [name for name in ("gguf", "xllamacpp") if importlib.util.find_spec(name) is None]
+    if missing:
+        return {"error": f"not installed: {', '.join(missing)}"}
+    target = folder.with_suffix(".vocabulary.gguf")
+    if not target.exists():
+        convert(folder, target)
+    arguments = [sys.executable, __file__, str(target), str(threads), str(len(prompts))]
+    server = subprocess.Popen(
+        arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    try:
+        assert server.stdout is not None
+        for line in server.stdout:
+            if line.startswith("ADDRESS "):
+                return _measure(line.split()[1], prompts, count)
+        return {"error": f"the server ended with status {server.wait()}"}
+    except (OSError, RuntimeError) as error:
+        return {"error": repr(error)}
+    finally:
+        server.kill()
+        server.wait()
+
+
+def main() -> None:
+    import xllamacpp  # noqa: PLC0415 - it may be missing
+
+    path, threads, streams = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path = path
+    parameters.n_parallel = streams
+    parameters.n_ctx = 512 * streams
+    parameters.n_gpu_layers = 0
+    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
+    parameters.cache_type_k = parameters.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    server = xllamacpp.Server(parameters)
+    print("ADDRESS", server.listening_address, flush=True)
+    sys.stdin.read()
 
 
 if __name__ == "__main__":

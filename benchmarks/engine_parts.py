@@ -97,6 +97,7 @@ async def compare(folder: Path, session: aiohttp.ClientSession, prompts: list[li
         if "one" in theirs:
             ratios = {name: _ratios(ours, theirs) for name, ours in results.items() if name.startswith("medley")}
             results[f"ratios_to_{other}"] = ratios
+            theirs["same_tokens_as_transformers"] = theirs["tokens"] == results["transformers"].get("tokens")
             print(f"  against {other}: {json.dumps(ratios)}", flush=True)
         else:
             print(f"  {other} was not measured: {theirs['error']}", flush=True)

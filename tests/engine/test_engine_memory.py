@@ -22,7 +22,7 @@ from medley_engine.memory import wire
 from medley_engine.memory.checkpoint import Checkpoint, CheckpointError
 from medley_engine.memory.client import ManagerClient
 from medley_engine.memory.journal import Journal
-from medley_engine.memory.mapping import Pool, VirtualRange
+from medley_engine.memory.mapping import PAGE_BYTES, Pool, VirtualRange
 from medley_engine.memory.peer import GlooEnd
 from medley_engine.memory.server import build_manager, serve
 from medley_engine.placement import initial, rebalance
@@ -298,6 +298,109 @@ def test_experts_that_leave_a_memory_are_given_back_one_by_one_and_survive_a_cra
     reply, fds = ask(again, "attach", config="one", rank=0, holder="new/0")
     assert len(reply["items"]) == len(again.store.layout.rank_keys(Topology(1), initial(2, 8, 1), 0))
     assert len(fds) == 3, "KV, its own memory, and the one that it borrows from"
+
+
+def bring_home(manager, holder, wish, *, until_copied=None):
+    """Do what a coordinator and a rank do after a switch; returns the most memory that was taken meanwhile."""
+    report, _ = ask(manager, "prepare", homewards=True, **wish)
+    peak, end = 0, time.monotonic() + 20
+    while report["state"] in ("planning", "copying") or report["arrived"]:
+        assert time.monotonic() < end, report
+        peak = max(peak, resident_bytes(manager))
+        for items in report["arrived"].values():
+            if until_copied is not None and len(items) >= until_copied:
+                return peak
+            if until_copied is None:
+                places, _ = ask(manager, "home", holder=holder, items=items)
+                assert [place[0] for place in places["items"]] == items
+                ask(manager, "settled", holder=holder, items=items)
+        report, _ = ask(manager, "progress", config=wish["config"])
+    assert report["state"] == "prepared", report
+    return peak
+
+
+def test_a_configuration_serves_from_other_memories_until_its_pages_are_home(folder):
+    keeper = Keeper()
+    manager = manager_for(folder, keeper)
+    prepare(manager, "one", 1, shared=False)
+    ask(manager, "commit", config="one")
+    before = resident_bytes(manager)
+    layout, expert = manager.store.layout, manager.store.layout.expert_bytes
+    dense = sum(layout.items[key].size_bytes for key in layout.dense_keys(0))
+    contents = item_bytes(manager, "device0", "expert/0/7")
+    ask(manager, "attach", config="one", rank=0, holder="old/0")
+    wish = {"config": "two", "topology": asdict(Topology(2, 1, False)), "placement": initial(2, 8, 2).layers}
+    report, _ = ask(manager, "prepare", peer_later=True, **wish)
+    while report["state"] in ("planning", "copying"):
+        report, _ = ask(manager, "progress", config="two")
+    assert report["state"] == "prepared", report
+    assert resident_bytes(manager) == before, "nothing is copied before the switch"
+    for rank in (0, 1):
+        ask(manager, "attach", config="two", rank=rank, holder=f"new/{rank}")
+    ask(manager, "commit", config="two")
+    ask(manager, "detach", holder="old/0")
+    assert resident_bytes(manager) == before
+    assert len(manager.store.holders["new/1"].borrowed) == len(manager.store.needs("two")[1])
+
+    bring_home(manager, "new/1", wish, until_copied=2)
+    manager = manager_for(folder, keeper, dict(keeper.fds))
+    assert len(manager.store.holders["new/1"].borrowed) == len(manager.store.needs("two")[1])
+    found, _ = ask(manager, "attach", config="two", rank=1, holder="revived/1")
+    assert [place[0] for place in found["items"]] == list(manager.store.needs("two")[1])
+    ask(manager, "detach", holder="revived/1")
+
+    peak = bring_home(manager, "new/1", wish)
+    assert peak <= before + dense + 2 * expert
+    assert resident_bytes(manager) == before + dense
+    assert manager.store.holders["new/1"].borrowed == {}
+    assert ("device0", "expert/0/7") not in manager.store.copies
+    assert item_bytes(manager, "device1", "expert/0/7") == contents
+    assert manager.checkpoint.bytes_read == 0
+
+
+def test_copying_home_does_not_wait_for_a_rank_that_is_gone(folder):
+    manager = manager_for(folder)
+    prepare(manager, "one", 1, shared=False)
+    ask(manager, "commit", config="one")
+    wish = {"config": "two", "topology": asdict(Topology(2, 1, False)), "placement": initial(2, 8, 2).layers}
+    ask(manager, "prepare", peer_later=True, **wish)
+    prepare(manager, "two", 2, shared=False)
+    ask(manager, "attach", config="two", rank=1, holder="new/1")
+    ask(manager, "commit", config="two")
+    bring_home(manager, "new/1", wish, until_copied=2)
+    ask(manager, "detach", holder="new/1")
+    start = time.monotonic()
+    bring_home(manager, "new/1", wish)
+    assert time.monotonic() - start < 4, "less than the patience of the copying thread"
+    assert not [item for domain, item in manager.store.copies if domain == "device0" and item == "expert/0/7"]
+
+
+def test_pages_are_put_under_a_reader_without_it_seeing_anything_else():
+    """What lets ranks map items anew while a step runs."""
+    size = 64 * PAGE_BYTES
+    pool, stop, wrong = Pool.create("test", 2 * size), threading.Event(), []
+    for half in (0, size):
+        os.pwrite(pool.fd, bytes(range(256)) * (size // 256), half)
+    shown = VirtualRange(size)
+    shown.map(pool.fd, 0, 0, size)
+    expected = bytes(shown.buffer())
+
+    def read():
+        while not stop.is_set():
+            if bytes(shown.buffer()) != expected:
+                wrong.append("other bytes")
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    for turn in range(2000):
+        shown.map(pool.fd, size * (turn % 2), 0, size)
+    stop.set()
+    for reader in readers:
+        reader.join()
+    shown.close()
+    pool.close()
+    assert not wrong
 
 
 def test_gloo_moves_bytes_between_two_processes(tmp_path):

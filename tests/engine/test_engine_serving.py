@@ -21,8 +21,22 @@ def text_of(folder, tokens):
 
 @pytest.mark.parametrize(
     "options",
-    [{"shared_domain": True}, {"shared_domain": False}, {"tensor_parallel": 2}],
-    ids=["one memory", "a memory per rank", "tensor parallel"],
+    [
+        {"shared_domain": True},
+        {"shared_domain": False},
+        {"shared_domain": False, "arm_standbys": False},
+        {"shared_domain": False, "copy_after_switch": False},
+        {"tensor_parallel": 2},
+        {"tensor_parallel": 2, "shared_domain": False},
+    ],
+    ids=[
+        "one memory",
+        "a memory per rank",
+        "not armed",
+        "copies before the switch",
+        "tensor parallel",
+        "tensor parallel, a memory per rank",
+    ],
 )
 async def test_streams_survive_growing_and_shrinking(engine, checkpoint, reference, options):
     folder = checkpoint()
@@ -53,6 +67,8 @@ async def test_streams_survive_growing_and_shrinking(engine, checkpoint, referen
     assert done >= 4
     status = await served.get("/scale")
     assert status["dataParallel"] == 1
+    active = [held for held in status["memory"]["holders"].values() if held["config"] == status["config"]]
+    assert all(held["borrowed"] == 0 for held in active), "every rank has its pages in its own memory"
 
 
 async def test_it_grows_when_objectives_are_missed_for_long_and_shrinks_when_it_is_idle(engine, checkpoint, reference):

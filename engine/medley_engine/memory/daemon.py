@@ -19,6 +19,7 @@ from medley_engine.layout import Layout
 from medley_engine.memory import wire
 from medley_engine.memory.checkpoint import Checkpoint
 from medley_engine.memory.filling import Filler, Options, Progress
+from medley_engine.memory.lending import Lending
 from medley_engine.memory.mapping import Pool
 from medley_engine.memory.peer import MemoryTransport, PeerTransport
 from medley_engine.memory.records import ConflictError, UnknownNameError, parse_placement, start_ticks
@@ -58,6 +59,7 @@ class Manager:
         self._views: dict[str, mmap.mmap] = {}
         self._pause_s = copy_chunk_pause_s
         self._filler = Filler(self.store, checkpoint, transport or MemoryTransport(), self._view, self._save)
+        self._lending = Lending(self.store)
         self.restored = False
         self._watch = select.epoll()
         self._watched: dict[int, str] = {}
@@ -88,6 +90,8 @@ class Manager:
             "detach": self._detach,
             "borrow": self._borrow,
             "give_back": self._give_back,
+            "home": self._borrow,
+            "settled": self._give_back,
             "kv_lease": self._kv_lease,
             "kv_release": self._kv_release,
             "kv_transfer": self._kv_transfer,
@@ -125,7 +129,8 @@ class Manager:
                 for name, c in store.configs.items()
             },
             "holders": {
-                name: {"pid": h.pid, "config": h.config, "blocks": len(h.blocks)} for name, h in store.holders.items()
+                name: {"pid": h.pid, "config": h.config, "blocks": len(h.blocks), "borrowed": len(h.borrowed)}
+                for name, h in store.holders.items()
             },
             "pools": {name: pool.resident_bytes for name, pool in store.pools.items()},
             "weightBytes": sum(copy.extent.size for copy in store.copies.values()),
@@ -136,7 +141,7 @@ class Manager:
 
     def _prepare(self, request: wire.Frame, _peer: wire.Peer) -> tuple[wire.Frame, list[int]]:
         name = str(request["config"])
-        busy = [other for other, p in self._progress.items() if other != name and p.state in ("planning", "copying")]
+        busy = [other for other, p in self._progress.items() if other != name and not p.ended]
         if busy:
             raise ConflictError(f"configuration {busy[0]} is being prepared")
         topology = Topology(**request["topology"])
@@ -144,12 +149,16 @@ class Manager:
             name, topology, parse_placement(request["placement"]), armed=bool(request.get("armed", False))
         )
         running = self._progress.get(name)
-        if fresh or running is None or running.state in ("failed", "abandoned"):
+        homewards = bool(request.get("homewards", False))
+        ended = running is None or running.state in ("failed", "abandoned") or (homewards and running.ended)
+        if fresh or ended:
             progress = self._progress[name] = Progress()
             options = Options(
                 peer=bool(request.get("peer", True)),
                 shared=bool(request.get("shared", True)),
                 early_release=bool(request.get("early_release", False)),
+                peer_later=bool(request.get("peer_later", False)),
+                homewards=homewards,
                 pause_s=self._pause_s,
             )
             work = (name, options, progress)
@@ -170,7 +179,7 @@ class Manager:
     def _abandon(self, request: wire.Frame, _peer: wire.Peer) -> tuple[wire.Frame, list[int]]:
         name = str(request["config"])
         progress = self._progress.get(name)
-        if progress is not None and progress.state in ("planning", "copying"):
+        if progress is not None and not progress.ended:
             # The filling thread still writes to these pages: it lets go of them itself, at the next item.
             progress.stop = True
         else:
@@ -197,9 +206,15 @@ class Manager:
         }, fds
 
     def _detach(self, request: wire.Frame, _peer: wire.Peer) -> tuple[wire.Frame, list[int]]:
-        self.store.detach(str(request["holder"]))
-        self._save()
+        self._forget(str(request["holder"]))
         return {}, []
+
+    def _forget(self, holder: str) -> None:
+        if holder in self.store.holders:
+            for progress in self._progress.values():
+                self._filler.reader_gone(progress, self.store.domain_of(holder))
+        self.store.detach(holder)
+        self._save()
 
     def _located(self, found: list[tuple[str, str, int, int]]) -> tuple[list[tuple[str, int, int, int]], list[int]]:
         """Items as a rank gets them, (key, number of the pool, offset, size), and the pools by number."""
@@ -209,15 +224,19 @@ class Manager:
         return items, [self._pool(f"weights/{domain}").fd for domain in domains]
 
     def _borrow(self, request: wire.Frame, _peer: wire.Peer) -> tuple[wire.Frame, list[int]]:
-        items, fds = self._located(self.store.borrow(str(request["holder"]), request["items"]))
+        find = self._lending.home if request["do"] == "home" else self._lending.borrow
+        items, fds = self._located(find(str(request["holder"]), request["items"]))
         self._save_holders()
         return {"items": items}, fds
 
     def _give_back(self, request: wire.Frame, _peer: wire.Peer) -> tuple[wire.Frame, list[int]]:
-        freed = self.store.give_back(str(request["holder"]), request["items"])
+        holder = str(request["holder"])
+        free = self._lending.settled if request["do"] == "settled" else self._lending.give_back
+        freed = free(holder, request["items"])
         self._save()
         for progress in self._progress.values():
-            self._filler.given_back(progress, request["items"], freed if progress.state == "copying" else 0)
+            bytes_now = 0 if progress.ended else freed
+            self._filler.given_back(progress, self.store.domain_of(holder), request["items"], bytes_now)
         return {"bytes": freed}, []
 
     def _kv_lease(self, request: wire.Frame, _peer: wire.Peer) -> tuple[wire.Frame, list[int]]:
@@ -284,7 +303,6 @@ class Manager:
                 held = self.store.holders.get(name)
                 from_now = held is not None and start_ticks(held.pid) != held.start_ticks
                 if from_now:
-                    self.store.detach(name)
-                    self._save()
+                    self._forget(name)
                     dropped.append(name)
         return dropped

@@ -2,8 +2,9 @@
 which that makes superfluous are given back.
 
 An expert that moves between memories lies in both until the rank that read it maps the new copy. So copying waits
-while more than a few such experts are in both (:class:`Window`): whoever scales has the old ranks map them one by one
-(``borrow`` and ``give_back`` of the store), between two of their steps.
+while more than a few such experts are in both (:class:`Window`). Before a switch, whoever scales has the old ranks map
+them where they go (``borrow`` and ``give_back``, :mod:`medley_engine.memory.lending`); after one, the new ranks have
+mapped them where they were, and are told to map them at home (``home`` and ``settled``).
 """
 
 from __future__ import annotations
@@ -33,15 +34,25 @@ class Abandoned(Exception):  # noqa: N818 - a signal between threads, not an err
 
 @dataclass
 class Window:
-    """Experts that were copied and still lie in the memory they leave: item → (domain it leaves, bytes)."""
+    """Items that were copied and that a rank still maps where they were: (domain of that rank, item) → bytes that go
+    once it maps the copy. ``homewards``: the copy lies in the rank's own domain.
+    """
 
     limit_bytes: int = 0
-    leaving: dict[str, tuple[str, int]] = field(default_factory=dict)
+    homewards: bool = False
+    moving: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def full(self) -> bool:
         """Whether copying has to wait. One expert at least may be on its way."""
-        waiting = [size for _, size in self.leaving.values()]
+        waiting = [size for size in self.moving.values() if size]
         return len(waiting) > 1 and sum(waiting) > self.limit_bytes
+
+    def by_domain(self) -> dict[str, list[str]]:
+        """What ranks of each domain may map anew."""
+        found: dict[str, list[str]] = {}
+        for domain, item in list(self.moving):
+            found.setdefault(domain, []).append(item)
+        return found
 
 
 @dataclass
@@ -58,12 +69,17 @@ class Progress:
     stop: bool = False
     window: Window = field(default_factory=Window)
 
+    @property
+    def ended(self) -> bool:
+        """Whether no thread works on it any more."""
+        return self.state not in ("planning", "copying")
+
     def report(self) -> dict[str, Any]:
-        """As a reply. ``leaving`` lists, by domain, items that a rank of that domain may borrow elsewhere now."""
+        """As a reply. ``leaving`` lists, by domain, items that a rank of that domain may borrow elsewhere now;
+        ``arrived`` those that it may map at home.
+        """
         share = self.copied_bytes / self.total_bytes if self.total_bytes else float(self.state == "prepared")
-        leaving: dict[str, list[str]] = {}
-        for item, (domain, _) in self.window.leaving.items():
-            leaving.setdefault(domain, []).append(item)
+        moving = self.window.by_domain()
         return {
             "state": self.state,
             "percent": round(100 * share, 1),
@@ -73,17 +89,23 @@ class Progress:
             "seconds": self.seconds,
             "plan": self.summary,
             "failure": self.error,
-            "leaving": leaving,
+            "leaving": {} if self.window.homewards else moving,
+            "arrived": moving if self.window.homewards else {},
         }
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to fill; all but the first three exist to measure what a mechanism is worth."""
+    """How to fill. ``peer_later`` leaves what another memory holds where it is, for ranks to map it there;
+    ``homewards`` copies that afterwards, once the configuration serves. ``peer`` and ``shared`` exist to measure what
+    a mechanism is worth, ``pause_s`` to test.
+    """
 
     peer: bool = True
     shared: bool = True
     early_release: bool = True
+    peer_later: bool = False
+    homewards: bool = False
     pause_s: float = 0.0
 
 
@@ -109,7 +131,8 @@ class Filler:
                 transition = self._plan(name, options, progress)
             progress.state = "copying"
             self._timed("disk", progress, lambda: self._run_disk(transition, progress, options))
-            self._timed("peer", progress, lambda: self._run_peer(transition, progress, options))
+            if not options.peer_later:
+                self._timed("peer", progress, lambda: self._run_peer(transition, progress, options))
             self._finish(name, progress)
         except (Abandoned, UnknownNameError):
             with self._store.lock:
@@ -128,20 +151,28 @@ class Filler:
             self._save()
         progress.state = "prepared"
 
-    def given_back(self, progress: Progress, items: list[str], size_bytes: int) -> None:
-        """Ranks map these items elsewhere now; called with the store's lock held."""
+    def given_back(self, progress: Progress, domain: str, items: list[str], size_bytes: int) -> None:
+        """A rank of this domain maps these items anew; called with the store's lock held."""
         for item in items:
-            progress.window.leaving.pop(item, None)
+            progress.window.moving.pop((domain, item), None)
         progress.given_back_bytes += size_bytes
         self._moved.notify_all()
+
+    def reader_gone(self, progress: Progress, domain: str) -> None:
+        """The rank that was to map things anew has let go or died; called with the store's lock held."""
+        self.given_back(progress, domain, [item for where, item in list(progress.window.moving) if where == domain], 0)
 
     def _plan(self, name: str, options: Options, progress: Progress) -> Transition:
         store = self._store
         transition = store.plan_for(name, peer_allowed=options.peer)
         progress.summary = summarise(transition)
-        progress.total_bytes = transition.copied_bytes
+        steps: list[DiskCopy | PeerCopy] = [*transition.disk, *(() if options.peer_later else transition.peer)]
+        progress.total_bytes = sum(step.size_bytes for step in steps)
         progress.window.limit_bytes = int(max(transition.before_bytes, transition.after_bytes) * _WINDOW_SHARE)
-        steps: list[DiskCopy | PeerCopy] = [*transition.disk, *transition.peer]
+        if options.homewards:
+            progress.window.homewards = True
+            # What a predecessor copied and did not live to see mapped.
+            progress.window.moving.update(dict.fromkeys(store.arrived(name), 0))
         for domain, item in sorted({(step.domain, step.item) for step in steps}):
             store.reserve(domain, item)
         self._save()
@@ -151,6 +182,7 @@ class Filler:
         """After a broken attempt: the configuration goes, and with it every page that only it wanted."""
         if name in self._store.configs and name != self._store.active:
             self._store.configs[name].pinned = False
+        self._store.drop_half_filled()
         self._store.collect()
         self._save()
 
@@ -173,13 +205,25 @@ class Filler:
             item: domain for domain, item in transition.free_after if self._store.layout.items[item].expert is not None
         }
         for step in transition.peer:
-            leaves = goes.get(step.item) if options.early_release else None
+            leaves = goes.get(step.item) if options.early_release or options.homewards else None
             if leaves is not None:
                 self._wait_for_room(progress)
             self._fill_one(step, progress, partial(self._copy, step, options.shared), options)
+            with self._store.lock:
+                self._copied(step, leaves, options, progress)
+
+    def _copied(self, step: PeerCopy, leaves: str | None, options: Options, progress: Progress) -> None:
+        """A copy is whole: note which rank may map it now."""
+        freed_bytes = step.size_bytes if leaves is not None else 0
+        if not options.homewards:
             if leaves is not None:
-                with self._store.lock:
-                    progress.window.leaving[step.item] = (leaves, step.size_bytes)
+                progress.window.moving[leaves, step.item] = freed_bytes
+        elif self._store.is_borrowed(step.domain, step.item):
+            progress.window.moving[step.domain, step.item] = freed_bytes
+        else:
+            # Its rank is gone: nobody maps the other copy any more.
+            self._store.collect()
+            self._save()
 
     def _wait_for_room(self, progress: Progress) -> None:
         """Wait until old ranks have let go of enough; where none does (it died, or nobody asks it to), go on."""

@@ -1,8 +1,9 @@
 """Linux memory primitives: pooled memfds, and virtual ranges into which their pages are mapped one item at a time.
 
 Python's ``mmap`` takes no address, so ranges are reserved and filled through ``libc.mmap`` with ``MAP_FIXED``. A
-range that is in use is never remapped under its reader: a new view is built beside the old one, and the old one
-closed when nobody reads it.
+range that is in use is never given other bytes under its reader: a new view is built beside the old one, and the old
+one closed when nobody reads it. The same bytes from other pages may take their place at any time: ``MAP_FIXED``
+replaces a mapping whole, and a reader that faults meanwhile waits for the new one.
 """
 
 from __future__ import annotations

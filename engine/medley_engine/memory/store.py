@@ -5,13 +5,13 @@ that are attached. A holder is a rank process, known by its process id and start
 however it ends, and survive a restart of the manager as long as it lives.
 
 An item never loses its last copy while a configuration needs it. So a copy may be given back before the takeover, once
-its only reader maps another one: see :meth:`Store.borrow`.
+its only reader maps another one: see :mod:`medley_engine.memory.lending`.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from medley_engine.config import DTYPE_BYTES, Topology
@@ -154,10 +154,11 @@ class Store:
         for name, config in self.configs.items():
             for rank, items in self.needs(name).items():
                 own = config.topology.domain(rank)
-                wanted.update((self._where(own, item) or own, item) for item in items)
-        return self._free(sorted(set(self.copies) - wanted))
+                # One's own copy, also while it is being filled, and what is mapped until it is whole.
+                wanted.update((domain, item) for item in items for domain in (own, self._where(own, item)) if domain)
+        return self.free(sorted(set(self.copies) - wanted))
 
-    def _free(self, keys: Iterable[tuple[str, str]]) -> int:
+    def free(self, keys: Iterable[tuple[str, str]]) -> int:
         """Strike copies off the book. Their memory goes with :meth:`punch_freed`, which must follow before anything is
         allocated.
         """
@@ -170,6 +171,10 @@ class Store:
             freed += copy.extent.size
         return freed
 
+    def drop_half_filled(self) -> None:
+        """Strike off what no thread goes on filling."""
+        self.free(sorted(key for key, copy in self.copies.items() if not copy.valid))
+
     def punch_freed(self) -> None:
         """Give the memory of what was struck off back to the system. Only once that is written down: a manager that
         starts anew must not take empty pages for weights.
@@ -179,11 +184,20 @@ class Store:
         self._freed.clear()
 
     def _where(self, own: str, item: str) -> str | None:
-        """Domain from which an item is mapped: one's own, else the first that has a whole copy."""
-        if (own, item) in self.copies:
+        """Domain from which an item is mapped: one's own, else the first; only a whole copy counts."""
+        if self.whole(own, item):
             return own
-        others = sorted(domain for (domain, key), copy in self.copies.items() if key == item and copy.valid)
-        return others[0] if others else None
+        return next(iter(self.domains_of(item)), None)
+
+    def whole(self, domain: str, item: str) -> bool:
+        """Whether all bytes of an item lie in a domain."""
+        copy = self.copies.get((domain, item))
+        return copy is not None and copy.valid
+
+    def domains_of(self, item: str) -> list[str]:
+        """Domains that have a whole copy."""
+        domains = (name.removeprefix("weights/") for name in sorted(self.pools) if name.startswith("weights/"))
+        return [domain for domain in domains if self.whole(domain, item)]
 
     # --- holders -----------------------------------------------------------------------------------------------
 
@@ -217,39 +231,23 @@ class Store:
             self.kv.punch_surplus(gone, gone.blocks)
             self.collect()
 
-    def borrow(self, holder: str, items: Sequence[str]) -> list[tuple[str, str, int, int]]:
-        """Where a holder may map items instead of in its own domain: (key, domain, offset, size), for those of which
-        another whole copy exists. From then on that copy stays as long as the holder does.
-        """
-        held = self._holder(holder)
-        own = self.config(held.config).topology.domain(held.rank)
-        found = []
-        for item in items:
-            others = sorted(d for (d, key), copy in self.copies.items() if key == item and copy.valid and d != own)
-            if others:
-                held.borrowed[item] = others[0]
-                extent = self.copies[others[0], item].extent
-                found.append((item, others[0], extent.offset, extent.size))
-        return found
+    def arrived(self, name: str) -> list[tuple[str, str]]:
+        """(domain, item) of whole copies that ranks of a configuration have at home and still map elsewhere."""
+        topology = self.config(name).topology
+        readers = [(topology.domain(held.rank), held) for held in self.holders.values() if held.config == name]
+        return sorted((own, item) for own, held in readers for item in held.borrowed if self.whole(own, item))
 
-    def give_back(self, holder: str, items: Sequence[str]) -> int:
-        """The holder maps these items elsewhere now: free its domain's copies of them, unless another rank or a
-        configuration that is being prepared needs them there. Returns the bytes.
-        """
-        held = self._holder(holder)
-        own = self.config(held.config).topology.domain(held.rank)
-        needed = {
-            item
-            for name, config in self.configs.items()
-            for rank, keys in self.needs(name).items()
-            if config.topology.domain(rank) == own and (name, rank) != (held.config, held.rank)
-            for item in keys
-        }
-        return self._free(
-            (own, item) for item in items if item in held.borrowed and item not in needed and (own, item) in self.copies
-        )
+    def is_borrowed(self, domain: str, item: str) -> bool:
+        """Whether a rank of a domain maps an item elsewhere."""
+        return any(item in held.borrowed and self.domain_of(name) == domain for name, held in self.holders.items())
 
-    def _holder(self, name: str) -> Holder:
+    def domain_of(self, holder: str) -> str:
+        """A rank's own domain."""
+        held = self.holder(holder)
+        return self.config(held.config).topology.domain(held.rank)
+
+    def holder(self, name: str) -> Holder:
+        """An attached rank by name."""
         if name not in self.holders:
             raise UnknownNameError(name)
         return self.holders[name]
@@ -278,7 +276,7 @@ class Store:
             held = Holder.parse(raw)
             if held.config in self.configs and start_ticks(held.pid) == held.start_ticks:
                 self.holders[name] = held
-        self._free(sorted(key for key, copy in self.copies.items() if not copy.valid))
+        self.drop_half_filled()
         for config in self.configs.values():
             config.pinned = config.pinned and config.prepared
         self.collect()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -40,11 +41,13 @@ class Attachment:
         layout: Layout,
         comm: Collective,
         manager: ManagerClient,
+        remapper: ManagerClient,
         call_off: Callable[[], bool],
         populate: bool = False,
     ) -> None:
         self.config, self.draining = config, False
         self._spec, self._comm, self._manager = spec, comm, manager
+        self._remapper, self._mapping, self._closed = remapper, threading.Lock(), False
         start = time.perf_counter()
         reply, fds = manager.call_fds("attach", config=config, rank=spec.rank, holder=spec.holder)
         asked = time.perf_counter()
@@ -85,23 +88,32 @@ class Attachment:
 
     def close(self) -> None:
         """Let go of every page, and tell the manager."""
-        del self.model
-        self._weights.close()
-        self._cache.close()
-        self._manager.call("detach", holder=self._spec.holder)
+        with self._mapping:
+            self._closed = True
+            del self.model
+            self._weights.close()
+            self._cache.close()
+            self._manager.call("detach", holder=self._spec.holder)
 
-    def borrow(self, items: Sequence[str]) -> int:
-        """Map experts that leave this rank's memory where they lie now, so that their old pages can go at once; returns
-        how many. Between two steps only, when nothing reads what is mapped anew.
+    def remap(self, items: Sequence[str], *, home: bool) -> int:
+        """Map items anew, so that the pages that they lay in can go: those that leave this rank's memory where they
+        are now, or (``home``) borrowed ones where they arrived in it. Returns how many.
+
+        A step may run meanwhile, in another thread: what it reads has the same bytes before and after, and the kernel
+        puts one mapping in another's place whole.
         """
-        reply, fds = self._manager.call_fds("borrow", holder=self._spec.holder, items=list(items))
-        try:
-            places = _places(reply)
-            self._weights.remap(places, fds)
-        finally:
-            for fd in fds:
-                os.close(fd)
-        self._manager.call("give_back", holder=self._spec.holder, items=[key for key, _, _, _ in places])
+        ask, done = ("home", "settled") if home else ("borrow", "give_back")
+        with self._mapping:
+            if self._closed:
+                return 0
+            reply, fds = self._remapper.call_fds(ask, holder=self._spec.holder, items=list(items))
+            try:
+                places = _places(reply)
+                self._weights.remap(places, fds)
+            finally:
+                for fd in fds:
+                    os.close(fd)
+            self._remapper.call(done, holder=self._spec.holder, items=[key for key, _, _, _ in places])
         return len(places)
 
     def warm_up(self) -> None:

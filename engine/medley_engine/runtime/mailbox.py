@@ -1,4 +1,6 @@
-"""Frames between a rank and its coordinator, received by a thread while the rank computes."""
+"""Frames between a rank and its coordinator, received by a thread while the rank computes. Some need not wait for the
+step that runs: they are put aside, for another thread.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +12,14 @@ from medley_engine.memory import wire
 
 
 class Mailbox:
-    """Frames from the coordinator, read by a thread; ``orphaned`` turns True when it went away."""
+    """Frames from the coordinator, read by a thread into ``inbox``, commands of ``apart`` into ``aside``; a frame
+    ``orphaned`` tells that the coordinator went away.
+    """
 
-    def __init__(self, server: socket.socket, token: str) -> None:
-        self._server, self._token = server, token
+    def __init__(self, server: socket.socket, token: str, apart: frozenset[str] = frozenset()) -> None:
+        self._server, self._token, self._apart = server, token, apart
         self.inbox: queue.Queue[wire.Frame] = queue.Queue()
+        self.aside: queue.Queue[wire.Frame] = queue.Queue()
         self._connection: socket.socket | None = None
         self._lock = threading.Lock()
         # Each is written by one thread only.
@@ -32,7 +37,7 @@ class Mailbox:
                 while True:
                     frame, _ = wire.receive_frame(connection)
                     self._exports_come += frame.get("do") == "export"
-                    self.inbox.put(frame)
+                    (self.aside if frame.get("do") in self._apart else self.inbox).put(frame)
             except (EOFError, OSError):
                 with self._lock:
                     self._connection = None

@@ -5,6 +5,9 @@ before each step by gathering a few integers: whether anybody has work, the numb
 and whether it knows that the coordinator is gone. They fall asleep together only when nobody has work and all have
 seen the same, so no rank ever waits in a collective for one that sleeps.
 
+A second thread maps pages anew where items move between memories (``remap``): the bytes are the same, so the step
+that runs needs not end first.
+
 The coordinator talks to each rank over a Unix socket. When it dies, sequences are dropped (their clients are gone
 with it), pages stay attached, and the rank waits for the next coordinator.
 """
@@ -17,6 +20,7 @@ import os
 import queue
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -46,7 +50,8 @@ class Rank:
         self.layout = Layout(config, spec.dtype, spec.tensor_parallel, spec.page_bytes)
         self.comm = Collective(run_dir / f"{spec.instance}.store", spec.rank, spec.size, spec.tensor_parallel)
         self.manager = ManagerClient(run_dir / "hmm.sock", token, role="rank")
-        self.mailbox = Mailbox(wire.listen(spec.socket_path), token)
+        self.remapper = ManagerClient(run_dir / "hmm.sock", token, role="rank")
+        self.mailbox = Mailbox(wire.listen(spec.socket_path), token, apart=frozenset({"remap"}))
         self.attached: Attachment | None = None
         self.wake_seq = 0
         self.awake = False
@@ -57,6 +62,7 @@ class Rank:
     def run(self) -> None:
         """Obey until told to stop."""
         _exercise(self.spec)
+        threading.Thread(target=self._remap_forever, name="remap", daemon=True).start()
         while True:
             while not self.awake or not self.mailbox.inbox.empty():
                 frame = self.mailbox.inbox.get()
@@ -65,12 +71,16 @@ class Rank:
                 self._obey(frame)
             self._step()
 
+    def _remap_forever(self) -> None:
+        while True:
+            self._obey(self.mailbox.aside.get())
+
     def _obey(self, frame: wire.Frame) -> None:
         commands: dict[str, Callable[[wire.Frame], None]] = {
             "hello": self._hello,
             "attach": self._attach,
             "detach": self._detach,
-            "borrow": self._borrow,
+            "remap": self._remap,
             "warm": self._warm,
             "wake": self._wake,
             "add": self._add,
@@ -112,7 +122,7 @@ class Rank:
             raise ValueError(f"attached to {self.attached.config} already")
         self.attached = Attachment(
             name, spec=self.spec, layout=self.layout, comm=self.comm, manager=self.manager,
-            call_off=self.mailbox.wants_export, populate=bool(frame.get("populate")),
+            remapper=self.remapper, call_off=self.mailbox.wants_export, populate=bool(frame.get("populate")),
         )  # fmt: skip
         self._reply(frame, seconds=self.attached.seconds, privateBytes=self.attached.private_bytes)
 
@@ -124,8 +134,8 @@ class Rank:
             attached.close()
         self._reply(frame)
 
-    def _borrow(self, frame: wire.Frame) -> None:
-        self._reply(frame, items=self._attachment().borrow(frame["items"]))
+    def _remap(self, frame: wire.Frame) -> None:
+        self._reply(frame, items=self._attachment().remap(frame["items"], home=bool(frame["home"])))
 
     def _warm(self, frame: wire.Frame) -> None:
         start = time.perf_counter()

@@ -56,8 +56,8 @@ class Weights:
     _places: dict[str, tuple[VirtualRange, int]] = field(default_factory=dict)
 
     def remap(self, items: Sequence[Place], fds: Sequence[int]) -> None:
-        """Show items from other pages at the addresses they have, between two steps: the same bytes, so every tensor
-        over them goes on as it is.
+        """Show items from other pages at the addresses they have. The same bytes, so every tensor over them goes on as
+        it is, also under a step that reads them.
         """
         for key, pool, offset, size in items:
             mapped, at = self._places[key]

@@ -1,9 +1,9 @@
 """Standbys that are attached and warmed up before anybody asks for them.
 
-Where all ranks can map one memory, attaching copies nothing, so the standbys of the neighbouring sizes can be made
-ready for the switch as soon as a configuration is in force. An operation that finds its size armed begins at its
-commit; any other takes the longer way. What is armed belongs to one generation: after a commit it lets go, and the
-neighbours of the new configuration are armed.
+Where ranks can map the memory that items lie in, attaching copies nothing, so the standbys of the neighbouring sizes
+can be made ready for the switch as soon as a configuration is in force. An operation that finds its size armed begins
+at its commit; any other takes the longer way. What is armed belongs to one generation: after a commit it lets go, and
+the neighbours of the new configuration are armed.
 """
 
 from __future__ import annotations
@@ -40,8 +40,7 @@ class Armoury:
 
     def __init__(self, settings: Settings, pool: InstancePool, pages: Pages) -> None:
         self._pool, self._pages = pool, pages
-        self._enabled = settings.arm_standbys and settings.shared_domain and settings.keep_standbys
-        self._enabled = self._enabled and settings.zero_copy and settings.page_remap and settings.shared_pages
+        self._enabled = settings.arms
         self._armed: dict[int, Armed] = {}
         self._task: asyncio.Task[None] | None = None
         self._wish: tuple[InForce, Sequence[int]] | None = None

@@ -19,12 +19,12 @@ log = logging.getLogger("medley.engine.pages")
 _PREPARE_ATTEMPTS = 5
 
 
-async def _ask_to_borrow(link: RankLink, items: list[str]) -> None:
+async def _ask_to_remap(link: RankLink, items: list[str], *, home: bool) -> None:
     try:
-        await link.ask("borrow", items=items)
+        await link.ask("remap", items=items, home=home)
     except (RemoteError, ConnectionError, TimeoutError) as error:
         # The pages go when the rank does, or at the takeover.
-        log.warning("a rank did not borrow %d items: %s", len(items), error)
+        log.warning("a rank did not map %d items anew: %s", len(items), error)
 
 
 class Pages:
@@ -33,7 +33,7 @@ class Pages:
     def __init__(self, settings: Settings, model: ModelConfig, manager: ManagerLink) -> None:
         self._settings, self._model, self._manager = settings, model, manager
         self.percent = 0.0
-        self._lending: dict[int, asyncio.Task[None]] = {}
+        self._telling: dict[int, asyncio.Task[None]] = {}
 
     async def prepare(
         self, config: str, size: int, placement: Placement, *, armed: bool = False, old: Instance | None = None
@@ -45,8 +45,8 @@ class Pages:
             size: data-parallel groups.
             placement: of the experts.
             armed: nobody asked for it yet, so it adds nothing to what may be lent.
-            old: the instance that serves meanwhile. Where experts move between memories its ranks are told to map
-                them where they are now, so that they do not lie in both for long.
+            old: the instance that serves meanwhile. Where experts move between memories before the switch its ranks
+                are told to map them where they are now, so that they do not lie in both for long.
 
         Raises:
             RemoteError: it cannot be prepared.
@@ -55,14 +55,15 @@ class Pages:
         ask = {
             "config": config, "topology": asdict(topology), "placement": placement.layers, "armed": armed,
             "peer": self._settings.peer_copy, "shared": self._settings.shared_pages,
-            "early_release": old is not None and self._can_borrow,
+            "early_release": old is not None and self._settings.maps_pages and not self._settings.shared_domain,
+            "peer_later": self._settings.copies_later and (armed or old is not None),
         }  # fmt: skip
         report = await self._manager.ask("prepare", **ask)
         for attempt in range(_PREPARE_ATTEMPTS):
             while report["state"] in ("planning", "copying"):
                 self.percent = report["percent"]
                 if old is not None:
-                    self._lend(old, report.get("leaving", {}))
+                    self._tell(old, report.get("leaving", {}), home=False)
                 await asyncio.sleep(0.002)
                 try:
                     report = await self._manager.ask("progress", config=config)
@@ -78,19 +79,40 @@ class Pages:
             report = await self._manager.ask("prepare", **ask)
         raise RemoteError("prepare_failed", f"the manager lost configuration {config} {_PREPARE_ATTEMPTS} times")
 
-    @property
-    def _can_borrow(self) -> bool:
-        """Whether ranks map pages that they could map elsewhere, one item each."""
-        s = self._settings
-        return s.zero_copy and s.page_remap and s.shared_pages and not s.shared_domain
+    async def bring_home(self, config: str, size: int, placement: Placement, instance: Instance) -> dict[str, Any]:
+        """Copy what the ranks of the instance that serves map in other memories to their own, and have them map it
+        there. Ends early where the instance is lost.
 
-    def _lend(self, old: Instance, leaving: dict[str, list[str]]) -> None:
-        """Tell ranks what they may borrow; one that has not answered the last time is left alone."""
-        self._lending = {rank: task for rank, task in self._lending.items() if not task.done()}
-        for rank, link in enumerate(old.links):
-            items = leaving.get(Topology(old.size, self._settings.tensor_parallel, shared_domain=False).domain(rank))
-            if items and rank not in self._lending and old.state == "attached":
-                self._lending[rank] = asyncio.create_task(_ask_to_borrow(link, items))
+        Returns:
+            What was copied, to be told to people.
+
+        Raises:
+            RemoteError: the manager could not copy.
+        """
+        topology = Topology(size, self._settings.tensor_parallel, self._settings.shared_domain)
+        ask = {"config": config, "topology": asdict(topology), "placement": placement.layers, "homewards": True}
+        report = await self._manager.ask("prepare", **ask)
+        while instance.state == "attached":
+            if not report["plan"] and report["state"] == "prepared":
+                # Another manager, which knows of no copying.
+                report = await self._manager.ask("prepare", **ask)
+            if report["state"] == "failed":
+                raise RemoteError("prepare_failed", str(report["failure"]))
+            self._tell(instance, report["arrived"], home=True)
+            if report["state"] == "prepared" and not report["arrived"]:
+                break
+            await asyncio.sleep(0.002)
+            report = await self._manager.ask("progress", config=config)
+        return {"seconds": report["seconds"], "plan": report["plan"]}
+
+    def _tell(self, instance: Instance, items: dict[str, list[str]], *, home: bool) -> None:
+        """Tell ranks, by domain, what to map anew; one that has not answered the last time is left alone."""
+        self._telling = {rank: task for rank, task in self._telling.items() if not task.done()}
+        topology = Topology(instance.size, self._settings.tensor_parallel, shared_domain=False)
+        for rank, link in enumerate(instance.links):
+            its = items.get(topology.domain(rank))
+            if its and rank not in self._telling and instance.state == "attached":
+                self._telling[rank] = asyncio.create_task(_ask_to_remap(link, its, home=home))
 
     async def commit(self, config: str) -> None:
         """Put a configuration in force: every other one lives only as long as ranks are attached to it."""

@@ -18,6 +18,7 @@ from medley_engine.config import ModelConfig
 from medley_engine.memory.wire import RemoteError
 from medley_engine.placement import Placement
 from medley_engine.serving.arming import Armoury
+from medley_engine.serving.homing import Homing
 from medley_engine.serving.inforce import InForce, StateFile
 from medley_engine.serving.instances import Instance, InstancePool
 from medley_engine.serving.links import ManagerLink, RankLostError
@@ -51,6 +52,7 @@ class Scaler:
         self.file = StateFile(settings.run_path)
         self.pages = Pages(settings, model, manager)
         self.armoury = Armoury(settings, pool, self.pages)
+        self._homing = Homing(settings, self.pages)
         self._switch = Switch(settings, pool, manager, dispatcher)
         self.in_force = InForce(settings.data_parallel)
         self.operations: dict[str, ops.Operation] = {}
@@ -159,6 +161,7 @@ class Scaler:
     async def _restore_standbys(self, delay_s: float) -> None:
         # What runs now is worth more than what may be asked for next.
         await asyncio.sleep(delay_s)
+        await self._homing.run(self.in_force, self.dispatcher.active)
         size = self.in_force.size
         sizes = [s for s in (size + 1, size - 1) if s in self._possible_sizes()]
         self.pool.prepare_standbys(sizes)
@@ -195,6 +198,7 @@ class Scaler:
         operation = self.operations[operation_id]
         if self._restoring is not None:
             self._restoring.cancel()
+        await self._homing.settle()
         await self.armoury.settle()
         armed = None if operation.rebalance else self.armoury.claim(self.in_force, operation.target)
         self.move(operation_id, "planning", instance=armed.instance.id if armed else "")
@@ -275,6 +279,10 @@ class Scaler:
         await self._hold()
         if old is not None and old.state == "attached":
             await self._switch.let_go(old)
+        if self._settings.copies_later:
+            # What is armed still maps pages that are about to go.
+            await self.armoury.disarm()
+            self._detail(operation_id, **await self._homing.run(self.in_force, self.dispatcher.active))
         self.move(operation_id, "succeeded")
         if self.on_changed is not None:
             self.on_changed()

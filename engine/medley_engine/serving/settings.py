@@ -32,6 +32,7 @@ class Settings:
     threads: int = 1
     standbys: int = 2
     arm_standbys: bool = True
+    copy_after_switch: bool = True
     standby_delay_s: float = 10.0
     spare_experts: int = 0
     drain_timeout_s: float = 300.0
@@ -50,6 +51,25 @@ class Settings:
     zero_copy: bool = True
     page_remap: bool = True
     phase_delay_s: float = 0.0
+
+    @property
+    def maps_pages(self) -> bool:
+        """Whether ranks map the manager's pages, one item each, so that they can map them elsewhere."""
+        return self.zero_copy and self.page_remap and self.shared_pages
+
+    @property
+    def copies_later(self) -> bool:
+        """Whether an instance maps what lies in other memories there, and copies of it are made once it serves. Only
+        where a rank can read another's memory.
+        """
+        reachable = not self.shared_domain and self.transport == "memory"
+        return self.copy_after_switch and self.peer_copy and self.maps_pages and reachable
+
+    @property
+    def arms(self) -> bool:
+        """Whether standbys attach before anybody asks for them: where that takes no memory."""
+        free = self.maps_pages and (self.shared_domain or self.copies_later)
+        return free and self.arm_standbys and self.keep_standbys
 
     @property
     def run_path(self) -> Path:
