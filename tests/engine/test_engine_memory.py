@@ -245,6 +245,23 @@ def test_kv_blocks_are_lent_once_and_handed_over(folder):
     assert ask(manager, "kv_lease", holder="i/0", count=9)[0]["blocks"] == first[:3]
 
 
+def test_an_instance_that_drains_still_gets_blocks_and_they_go_with_it(folder):
+    manager = manager_for(folder)
+    for name, size in (("two", 2), ("one", 1)):
+        prepare(manager, name, size, shared=False)
+        for rank in range(size):
+            ask(manager, "attach", config=name, rank=rank, holder=f"{name}/{rank}")
+        ask(manager, "commit", config=name)
+    blocks = ask(manager, "kv_lease", holder="two/1", count=3)[0]["blocks"]
+    assert len(blocks) == 3, "the memory that the new configuration leaves"
+    pool = manager.store.pools["kv/device1/0"]
+    os.pwrite(pool.fd, b"x" * 4096, manager.store.block_bytes * blocks[-1])
+    assert pool.resident_bytes > 0
+    for rank in (1, 0):
+        ask(manager, "detach", holder=f"two/{rank}")
+    assert pool.resident_bytes == 0
+
+
 def test_kv_blocks_are_copied_between_memories(folder):
     manager = manager_for(folder)
     prepare(manager, "a", 2, shared=False)
@@ -353,6 +370,7 @@ def test_a_configuration_serves_from_other_memories_until_its_pages_are_home(fol
     assert peak <= before + dense + 2 * expert
     assert resident_bytes(manager) == before + dense
     assert manager.store.holders["new/1"].borrowed == {}
+    assert manager.store.collect() == 0, "all that nobody wants went as its items came home"
     assert ("device0", "expert/0/7") not in manager.store.copies
     assert item_bytes(manager, "device1", "expert/0/7") == contents
     assert manager.checkpoint.bytes_read == 0

@@ -9,6 +9,7 @@ mapped them where they were, and are told to map them at home (``home`` and ``se
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -16,14 +17,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from medley_engine.extents import Extent
 from medley_engine.memory.checkpoint import Checkpoint
-from medley_engine.memory.peer import PeerTransport
+from medley_engine.memory.peer import PeerTransport, Target
 from medley_engine.memory.records import UnknownNameError
 from medley_engine.memory.store import Store
 from medley_engine.transition import DiskCopy, PeerCopy, Transition
 
 _WINDOW_SHARE = 1 / 50
 """Of all pages, how much may lie in two memories at once while experts move."""
+_BACKGROUND_NICENESS = 10
 _PATIENCE_S = 5.0
 """How long copying waits for the next page to be given back before it goes on regardless."""
 
@@ -127,6 +130,11 @@ class Filler:
     def run(self, name: str, options: Options, progress: Progress) -> None:
         """Fill what a configuration lacks; ends in state prepared, abandoned or failed."""
         try:
+            if options.homewards:
+                # Nobody waits for it, and whoever serves needs the processors. On Linux this is a thread's own.
+                thread = threading.get_native_id()
+                niceness = max(_BACKGROUND_NICENESS, os.getpriority(os.PRIO_PROCESS, thread))
+                os.setpriority(os.PRIO_PROCESS, thread, niceness)
             with self._store.lock:
                 transition = self._plan(name, options, progress)
             progress.state = "copying"
@@ -197,8 +205,8 @@ class Filler:
         for step in sorted(transition.disk, key=lambda s: (order[s.item], s.domain)):
             self._fill_one(step, progress, partial(self._read, step), options)
 
-    def _read(self, step: DiskCopy, target: memoryview) -> None:
-        self._checkpoint.read_item(self._store.layout.items[step.item], self._store.layout.dtype, target)
+    def _read(self, step: DiskCopy, target: Target) -> None:
+        self._checkpoint.read_item(self._store.layout.items[step.item], self._store.layout.dtype, target.view())
 
     def _run_peer(self, transition: Transition, progress: Progress, options: Options) -> None:
         goes = {
@@ -231,19 +239,22 @@ class Filler:
             if not self._moved.wait_for(lambda: not progress.window.full() or progress.stop, _PATIENCE_S):
                 progress.window.limit_bytes = progress.total_bytes
 
-    def _copy(self, step: PeerCopy, shared: bool, target: memoryview) -> None:
+    def _copy(self, step: PeerCopy, shared: bool, target: Target) -> None:
         with self._store.lock:
             sources = [step.source, *sorted(d for d, item in self._store.copies if item == step.item)]
             copies = [(d, self._store.copies.get((d, step.item))) for d in sources if d != step.domain]
             domain, extent = next((d, copy.extent) for d, copy in copies if copy is not None and copy.valid)
-        source = memoryview(self._view(f"weights/{domain}"))[extent.offset : extent.end]
+        source = self._range(f"weights/{domain}", extent)
         if not shared:
             # Without memory that both ends can name, bytes are staged through a buffer of the sender (an ablation).
             source = memoryview(bytes(source))
         self._transport.copy(source, target)
 
+    def _range(self, pool: str, extent: Extent) -> memoryview:
+        return memoryview(self._view(pool))[extent.offset : extent.end]
+
     def _fill_one(
-        self, step: DiskCopy | PeerCopy, progress: Progress, fill: Callable[[memoryview], None], options: Options
+        self, step: DiskCopy | PeerCopy, progress: Progress, fill: Callable[[Target], None], options: Options
     ) -> None:
         with self._store.lock:
             if progress.stop:
@@ -252,7 +263,9 @@ class Filler:
             if copy is None:
                 raise Abandoned
             extent = copy.extent
-        fill(memoryview(self._view(f"weights/{step.domain}"))[extent.offset : extent.offset + extent.size])
+        name = f"weights/{step.domain}"
+        self._view(name)
+        fill(Target(self._store.pool(name), extent.offset, lambda: self._range(name, extent)))
         with self._store.lock:
             copy.valid = True
         progress.copied_bytes += step.size_bytes

@@ -38,10 +38,12 @@ class KvLeases:
         return self._holders[name]
 
     def capacity(self, pool: str) -> int:
-        """Blocks of a pool: those of the ranks that use it in the active or the largest pinned configuration."""
-        most = 0
-        for config in self._configs().values():
-            if not config.pinned or config.armed:
+        """Blocks of a pool: those of the ranks that use it in the largest configuration that is pinned or attached to,
+        so that an instance which drains gets what its sequences still need.
+        """
+        most, held = 0, {holder.config for holder in self._holders.values()}
+        for name, config in self._configs().items():
+            if config.armed or not (config.pinned or name in held):
                 continue
             t = config.topology
             most = max(most, sum(f"kv/{t.domain(r)}/{t.tp_index(r)}" == pool for r in range(t.ranks)))
@@ -109,6 +111,16 @@ class KvLeases:
         giver.blocks -= set(blocks)
         self.punch_surplus(giver, set(blocks))
         return given
+
+    def punch_beyond(self) -> None:
+        """A configuration went: give back the memory of blocks beyond what may be lent now."""
+        for name, pool in self._pools.items():
+            if name.startswith("kv/"):
+                at = self.capacity(name)
+                for block in [*sorted(b for b in self._lent(name) if b >= at), pool.capacity_bytes // self.block_bytes]:
+                    if block > at:
+                        pool.punch(at * self.block_bytes, (block - at) * self.block_bytes)
+                    at = block + 1
 
     def punch_surplus(self, held: Holder, blocks: set[int]) -> None:
         """Blocks beyond a pool's capacity (left over from a larger configuration) give their memory back at once."""

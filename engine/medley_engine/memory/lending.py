@@ -65,8 +65,10 @@ class Lending:
 
     def settled(self, holder: str, items: Sequence[str]) -> int:
         """The holder maps these items at home now: free foreign copies that nobody else wants. Returns the bytes."""
-        held, own = self._store.holder(holder), self._store.domain_of(holder)
-        for item in items:
-            if self._store.whole(own, item):
-                held.borrowed.pop(item, None)
-        return self._store.collect()
+        store = self._store
+        held, own = store.holder(holder), store.domain_of(holder)
+        home = [item for item in items if item in held.borrowed and store.whole(own, item)]
+        for item in home:
+            del held.borrowed[item]
+        foreign = [(domain, item) for item in home for domain in store.domains_of(item) if domain != own]
+        return store.free(key for key in foreign if not store.is_wanted(*key))

@@ -67,6 +67,12 @@ class Pool:
         """Memory that the pool takes now."""
         return os.fstat(self.fd).st_blocks * 512
 
+    def write(self, offset: int, data: memoryview) -> None:
+        """Write bytes at an offset; the interpreter lock is released meanwhile."""
+        at = 0
+        while at < len(data):
+            at += os.pwrite(self.fd, data[at:], offset + at)
+
     def punch(self, offset: int, size_bytes: int) -> None:
         """Give the memory of a run back to the system; it reads as zeros from then on."""
         if _LIBC.fallocate(self.fd, _FALLOC_PUNCH_HOLE | _FALLOC_KEEP_SIZE, offset, size_bytes) != 0:

@@ -9,6 +9,7 @@ from typing import Any
 
 from medley_engine.config import Topology
 from medley_engine.extents import Extent
+from medley_engine.layout import Layout
 from medley_engine.placement import Placement
 
 
@@ -39,6 +40,15 @@ class Configuration:
     pinned: bool = True
     prepared: bool = False
     armed: bool = False
+    _readers: dict[str, list[str]] = field(default_factory=dict)
+
+    def readers(self, item: str, layout: Layout) -> list[str]:
+        """Domains of the ranks that need an item."""
+        if not self._readers:
+            for rank in range(self.topology.ranks):
+                for key in layout.rank_keys(self.topology, self.placement, rank):
+                    self._readers.setdefault(key, []).append(self.topology.domain(rank))
+        return self._readers.get(item, [])
 
     def dump(self) -> dict[str, Any]:
         """As JSON."""

@@ -149,7 +149,10 @@ class Store:
     def collect(self) -> int:
         """Free every copy that no pinned or held configuration needs; returns the bytes given back."""
         held = {holder.config for holder in self.holders.values()}
-        self.configs = {name: c for name, c in self.configs.items() if c.pinned or name in held}
+        kept = {name: c for name, c in self.configs.items() if c.pinned or name in held}
+        gone, self.configs = len(self.configs) - len(kept), kept
+        if gone:
+            self.kv.punch_beyond()
         wanted = {(domain, item) for holder in self.holders.values() for item, domain in holder.borrowed.items()}
         for name, config in self.configs.items():
             for rank, items in self.needs(name).items():
@@ -157,6 +160,14 @@ class Store:
                 # One's own copy, also while it is being filled, and what is mapped until it is whole.
                 wanted.update((domain, item) for item in items for domain in (own, self._where(own, item)) if domain)
         return self.free(sorted(set(self.copies) - wanted))
+
+    def is_wanted(self, domain: str, item: str) -> bool:
+        """Whether :meth:`collect` would keep a copy; quicker for a few of them."""
+        return any(held.borrowed.get(item) == domain for held in self.holders.values()) or any(
+            own == domain or self._where(own, item) == domain
+            for config in self.configs.values()
+            for own in config.readers(item, self.layout)
+        )
 
     def free(self, keys: Iterable[tuple[str, str]]) -> int:
         """Strike copies off the book. Their memory goes with :meth:`punch_freed`, which must follow before anything is

@@ -28,6 +28,8 @@ from medley_engine.scheduler import Scheduler, Slice
 
 _LEASE_BATCH = 16
 _KEEP_FREE = 48
+_MIRROR_S = 10.0
+"""How long a follower waits for blocks that its leader got."""
 
 
 class Attachment:
@@ -70,6 +72,7 @@ class Attachment:
         self.scheduler.free = list(reply["blocks"])
         self._lease_news: list[int] = []
         self._release_news: list[int] = []
+        self._release_told: list[int] = []
         self.seconds = {"ask": asked - start, "mapKv": time.perf_counter() - mapped, **self._weights.seconds}
         self.private_bytes = self._weights.private_bytes
 
@@ -124,7 +127,7 @@ class Attachment:
             self.scheduler.free += blocks
         shared = json.loads(self._comm.from_leader(json.dumps(blocks).encode()))
         if not self._leads and shared and not set(shared) <= set(self.blocks_held()):
-            self._manager.call("kv_lease", holder=self._spec.holder, exactly=shared)
+            self._mirror(shared)
         batch = [Slice("warm", 0, (0,), tuple(shared), sample=True, decoding=True)] if shared else []
         self.model.forward(batch)
         self.model.experts.tokens.zero_()
@@ -142,6 +145,9 @@ class Attachment:
         """Drop all sequences; the manager says which blocks are still this rank's."""
         self.scheduler = self._new_scheduler()
         if self._leads:
+            if self._release_told:
+                self._manager.call("kv_release", holder=self._spec.holder, blocks=self._release_told)
+            self._release_news, self._release_told = [], []
             self.scheduler.free = self.blocks_held()
 
     # --- a step ------------------------------------------------------------------------------------------------
@@ -149,6 +155,9 @@ class Attachment:
     def choose(self) -> list[Slice]:
         """The next step of this rank's tensor-parallel group: its leader chooses, followers mirror its leases."""
         if self._leads:
+            # All ranks have agreed on a step since followers were told, so these have given the blocks back.
+            if self._release_told and self._manager.release(self._spec.holder, self._release_told):
+                self._release_told = []
             self._lease_more()
         batch = self.scheduler.schedule() if self._leads else []
         if self._spec.tensor_parallel == 1:
@@ -158,6 +167,7 @@ class Attachment:
             "lease": self._lease_news,
             "release": self._release_news,
         }
+        self._release_told += self._release_news
         self._lease_news, self._release_news = [], []
         told = json.loads(self._comm.from_leader(json.dumps(message).encode()))
         if self._leads:
@@ -165,7 +175,7 @@ class Attachment:
         if told["release"]:
             self._manager.call("kv_release", holder=self._spec.holder, blocks=told["release"])
         if told["lease"]:
-            self._manager.call("kv_lease", holder=self._spec.holder, exactly=told["lease"])
+            self._mirror(told["lease"])
         return [
             Slice(p["id"], p["start"], tuple(p["tokens"]), tuple(p["blocks"]), p["sample"], p["decoding"])
             for p in told["batch"]
@@ -206,10 +216,27 @@ class Attachment:
     def _return_surplus(self) -> None:
         keep = 0 if self.draining else _KEEP_FREE
         surplus = self.scheduler.free[keep:]
-        enough = self.draining or len(surplus) >= _LEASE_BATCH
-        if surplus and enough and self._manager.release(self._spec.holder, surplus):
+        if not surplus or not (self.draining or len(surplus) >= _LEASE_BATCH):
+            return
+        if self._spec.tensor_parallel > 1:
+            # Followers first: what a leader has free, followers of other groups must be able to lease.
             self._release_news += surplus
-            self.scheduler.free = self.scheduler.free[:keep]
+        elif not self._manager.release(self._spec.holder, surplus):
+            return
+        self.scheduler.free = self.scheduler.free[:keep]
+
+    def _mirror(self, blocks: Sequence[int]) -> None:
+        """Lease what the leader has leased. A rank that lets go of them may be a moment behind its own leader."""
+        end = time.monotonic() + _MIRROR_S
+        while True:
+            try:
+                self._manager.call("kv_lease", holder=self._spec.holder, exactly=list(blocks))
+            except wire.RemoteError as error:
+                if error.kind != "conflict" or time.monotonic() > end:
+                    raise
+                time.sleep(0.002)
+            else:
+                return
 
     def _stats(self, tokens: int) -> dict[str, Any]:
         s = self.scheduler

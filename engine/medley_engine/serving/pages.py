@@ -17,6 +17,8 @@ from medley_engine.serving.settings import Settings
 log = logging.getLogger("medley.engine.pages")
 
 _PREPARE_ATTEMPTS = 5
+_HOME_POLL_S = 0.01
+"""How often to ask what has arrived; about a third of what may lie in two memories is copied meanwhile."""
 
 
 async def _ask_to_remap(link: RankLink, items: list[str], *, home: bool) -> None:
@@ -101,7 +103,7 @@ class Pages:
             self._tell(instance, report["arrived"], home=True)
             if report["state"] == "prepared" and not report["arrived"]:
                 break
-            await asyncio.sleep(0.002)
+            await asyncio.sleep(_HOME_POLL_S)
             report = await self._manager.ask("progress", config=config)
         return {"seconds": report["seconds"], "plan": report["plan"]}
 
