@@ -19,11 +19,12 @@ from medley_engine.layout import Layout
 from medley_engine.memory import wire
 from medley_engine.memory.checkpoint import Checkpoint
 from medley_engine.memory.filling import Filler, Options, Progress
+from medley_engine.memory.journal import open_journals
 from medley_engine.memory.lending import Lending
 from medley_engine.memory.mapping import Pool
 from medley_engine.memory.peer import MemoryTransport, PeerTransport
 from medley_engine.memory.records import ConflictError, UnknownNameError, parse_placement, start_ticks
-from medley_engine.memory.store import Store, open_journals
+from medley_engine.memory.store import Store
 
 
 class FdKeeper(Protocol):

@@ -9,6 +9,7 @@ import json
 import os
 import struct
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 _HEAD = struct.Struct("<QQI")  # sequence, length, checksum
@@ -67,3 +68,10 @@ class Journal:
         while size < _HEAD.size + body_bytes:
             size *= 2
         os.ftruncate(self.fd, 2 * size)
+
+
+def open_journals(fds: Mapping[str, int]) -> tuple[Journal, Journal, bool]:
+    """The two journals (pages; holders), new or taken over. The flag tells whether they are new."""
+    if "journal/pages" in fds and "journal/holders" in fds:
+        return Journal(fds["journal/pages"]), Journal(fds["journal/holders"]), False
+    return Journal.create("pages"), Journal.create("holders"), True

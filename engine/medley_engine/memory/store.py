@@ -17,7 +17,6 @@ from typing import Any
 from medley_engine.config import DTYPE_BYTES, Topology
 from medley_engine.extents import Extent, ExtentAllocator
 from medley_engine.layout import Layout
-from medley_engine.memory.journal import Journal
 from medley_engine.memory.leases import KvLeases
 from medley_engine.memory.mapping import PAGE_BYTES, Pool
 from medley_engine.memory.records import Configuration, ConflictError, Copy, Holder, UnknownNameError, start_ticks
@@ -306,10 +305,3 @@ class Store:
                     if start > at:
                         pool.punch(at, start - at)
                     at = end
-
-
-def open_journals(fds: Mapping[str, int]) -> tuple[Journal, Journal, bool]:
-    """The two journals (pages; holders), new or taken over. The flag tells whether they are new."""
-    if "journal/pages" in fds and "journal/holders" in fds:
-        return Journal(fds["journal/pages"]), Journal(fds["journal/holders"]), False
-    return Journal.create("pages"), Journal.create("holders"), True

@@ -141,11 +141,16 @@ class Scaler:
         kept = [(i.id, i.size) for i in self.pool.instances.values() if i.state in ("standby", "armed", "attached")]
         self.file.store(self.in_force, kept, self.operations)
 
-    def move(self, operation_id: str, phase: ops.Phase, message: str = "", **changes: Any) -> ops.Operation:
-        """Bring an operation into a phase, and write that down."""
+    def move(
+        self, operation_id: str, phase: ops.Phase, message: str = "", *, save: bool = True, **changes: Any
+    ) -> ops.Operation:
+        """Bring an operation into a phase, and write that down (unless ``save`` is False: where a new coordinator
+        would do the same in the phase before).
+        """
         operation = ops.move(self.operations[operation_id], phase, time.monotonic(), message, **changes)
         self.operations[operation_id] = operation
-        self.save()
+        if save:
+            self.save()
         return operation
 
     def _detail(self, operation_id: str, **details: Any) -> None:
@@ -201,7 +206,9 @@ class Scaler:
         await self._homing.settle()
         await self.armoury.settle()
         armed = None if operation.rebalance else self.armoury.claim(self.in_force, operation.target)
-        self.move(operation_id, "planning", instance=armed.instance.id if armed else "")
+        # With all that undoing it takes, since an armed standby is passed through the next phases unwritten.
+        known: dict[str, Any] = {"instance": armed.instance.id, "config": armed.config} if armed else {}
+        self.move(operation_id, "planning", **known)
         if armed is None:
             config, placement, instance = await self._make_ready(operation_id)
         else:
@@ -209,7 +216,7 @@ class Scaler:
             self._detail(operation_id, armed=True, standby=True)
             for phase in ("preparing", "attaching", "warming"):
                 await self._hold()
-                self.move(operation_id, phase, config=config)
+                self.move(operation_id, phase, save=False, config=config)
         await self._hold()
         if instance.state != "attached":
             raise RankLostError("the new instance lost a rank")
