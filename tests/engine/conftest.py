@@ -22,7 +22,13 @@ import pytest
 ENGINE_ROOT = Path(__file__).resolve().parents[2] / "engine"
 sys.path.insert(0, str(ENGINE_ROOT))
 
-NEEDS_TORCH = ("test_engine_model.py", "test_engine_serving.py", "test_engine_kills.py", "test_engine_http.py")
+NEEDS_TORCH = (
+    "test_engine_model.py",
+    "test_engine_mesh.py",
+    "test_engine_serving.py",
+    "test_engine_kills.py",
+    "test_engine_http.py",
+)
 HAS_TORCH = all(importlib.util.find_spec(name) for name in ("torch", "tokenizers", "aiohttp"))
 
 

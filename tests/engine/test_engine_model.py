@@ -62,7 +62,8 @@ class Ranks:
 
     def _rank(self, rank, prompts, count, out):
         layout, tp = self.manager.store.layout, self.topology.tensor_parallel
-        comm = Collective(self.tmp_path / f"store{id(self)}", rank, self.topology.ranks, tp)
+        where = self.tmp_path / f"ranks{id(self)}"
+        comm = Collective(where, rank, self.topology.ranks, token="token", tensor_parallel=tp)
         request = {"do": "attach", "config": "a", "rank": rank, "holder": f"x/{rank}"}
         reply, fds = self.manager.handle(request, ME)
         weights = attach(layout, reply["items"], fds[1:], self.options)
@@ -85,6 +86,7 @@ class Ranks:
         del model
         weights.close()
         cache.close()
+        comm.close()
 
 
 @pytest.mark.parametrize(

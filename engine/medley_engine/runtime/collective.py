@@ -1,27 +1,29 @@
-"""Collectives of one instance over gloo (NCCL for tensors on GPUs), without torch's global process group.
-
-Groups are built from a store and a prefix of their own, so that instances of several sizes live side by side in one
-node, and a process can belong to one today and none tomorrow.
+"""Collectives of one instance, without global state: instances of several sizes live side by side in one node, and a
+process can belong to one today and none tomorrow. Tensors travel as bytes over a :class:`Mesh`.
 """
 
 from __future__ import annotations
 
-from datetime import timedelta
+import struct
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch.distributed
 
-dist: Any = torch.distributed
-"""torch's stubs leave out the stores and the options of groups, which are public by use."""
+from medley_engine.runtime.mesh import Mesh
+
+_FLAG = struct.Struct("<Q")
 
 
-def _gloo(store: Any, prefix: str, rank: int, size: int, timeout_s: float) -> Any:
-    options = dist.ProcessGroupGloo._Options()
-    options._devices = [dist.ProcessGroupGloo.create_device(hostname="127.0.0.1")]
-    options._timeout = timedelta(seconds=timeout_s)
-    return dist.ProcessGroupGloo(dist.PrefixStore(prefix, store), rank, size, options)
+def _bytes_of(tensor: torch.Tensor) -> memoryview:
+    if not tensor.numel():
+        return memoryview(b"")
+    return memoryview(tensor.contiguous().view(torch.uint8).numpy()).cast("B")
+
+
+def _rows_from(data: memoryview, like: torch.Tensor) -> torch.Tensor:
+    if not data:
+        return like.new_empty((0, like.shape[1]))
+    return torch.frombuffer(data, dtype=like.dtype).view(-1, like.shape[1])
 
 
 class Collective:
@@ -30,50 +32,47 @@ class Collective:
     Ranks are numbered data-parallel group by group: rank = data index × tensor_parallel + tensor index.
     """
 
-    def __init__(self, store_file: Path, rank: int, size: int, tensor_parallel: int, timeout_s: float = 60.0) -> None:
+    def __init__(
+        self, prefix: Path, rank: int, size: int, *, token: str, tensor_parallel: int = 1, timeout_s: float = 60.0
+    ) -> None:
         self.rank, self.size, self.tensor_parallel = rank, size, tensor_parallel
         self.tp_rank = rank % tensor_parallel
-        self._all: Any = None
-        self._tensor: Any = None
-        if size > 1:
-            store = dist.FileStore(str(store_file), size)
-            self._all = _gloo(store, "all", rank, size, timeout_s)
-            if tensor_parallel > 1:
-                prefix = f"tensor{rank // tensor_parallel}"
-                self._tensor = _gloo(store, prefix, self.tp_rank, tensor_parallel, timeout_s)
+        first = rank - self.tp_rank
+        self._group = range(first, first + tensor_parallel)
+        self._mesh = Mesh(prefix, rank, size, token, timeout_s) if size > 1 else None
+        self._others = [other for other in range(size) if other != rank]
 
     def gather(self, values: list[int]) -> list[list[int]]:
         """Every rank's small integers, by rank; each rank must give as many."""
-        if self._all is None:
+        if self._mesh is None:
             return [values]
-        mine = torch.tensor(values, dtype=torch.int64)
-        out = [torch.empty_like(mine) for _ in range(self.size)]
-        self._all.allgather([out], [mine]).wait()
-        return [tensor.tolist() for tensor in out]
+        shape = struct.Struct(f"<{len(values)}q")
+        got = self._mesh.swap(dict.fromkeys(self._others, shape.pack(*values)), self._others)
+        return [values if rank == self.rank else list(shape.unpack(got[rank])) for rank in range(self.size)]
 
-    def exchange(self, send: torch.Tensor, send_counts: list[int], receive_counts: list[int]) -> torch.Tensor:
-        """All-to-all of rows: ``send`` (sum of counts, width) is cut by destination rank; the result is cut by source
-        rank.
+    def exchange(
+        self, rows: torch.Tensor, counts: list[int], *, flag: bool = False
+    ) -> tuple[torch.Tensor, list[int], bool]:
+        """All-to-all of rows: ``rows`` (sum of counts, width) is cut by destination rank.
+
+        Returns:
+            What came, one source rank after the other; how many rows from each; whether any rank raised its flag.
         """
-        if self._all is None:
-            return send
-        out = send.new_empty((sum(receive_counts), send.shape[1]))
-        self._all.alltoall_base(out, send.contiguous(), receive_counts, send_counts).wait()
-        return out
-
-    def exchange_counts(self, counts: list[int], *, flag: bool = False) -> tuple[list[int], bool]:
-        """All-to-all of one integer per pair of ranks, and whether any rank raised its flag."""
-        if self._all is None:
-            return counts, flag
-        mine = torch.tensor([[count, int(flag)] for count in counts], dtype=torch.int64)
-        out = torch.empty_like(mine)
-        self._all.alltoall_base(out, mine, [], []).wait()
-        pairs = out.tolist()
-        return [int(count) for count, _ in pairs], any(raised for _, raised in pairs)
+        if self._mesh is None:
+            return rows, counts, flag
+        parts = list(torch.split(rows, counts))
+        raised = _FLAG.pack(flag)
+        got = self._mesh.swap({to: b"".join((raised, _bytes_of(parts[to]))) for to in self._others}, self._others)
+        came = [
+            parts[self.rank] if source == self.rank else _rows_from(memoryview(got[source])[_FLAG.size :], rows)
+            for source in range(self.size)
+        ]
+        flags = [flag, *(bool(_FLAG.unpack_from(data)[0]) for data in got.values())]
+        return torch.cat(came), [part.shape[0] for part in came], any(flags)
 
     def sum_shards(self, part: torch.Tensor) -> torch.Tensor:
         """Sum over the tensor-parallel group, in rank order so that every rank and every run gets the same bits."""
-        if self._tensor is None:
+        if self.tensor_parallel == 1:
             return part
         parts = self.gather_shards(part)
         total = parts[0]
@@ -83,27 +82,28 @@ class Collective:
 
     def gather_shards(self, part: torch.Tensor) -> list[torch.Tensor]:
         """Equal-shaped tensors of the tensor-parallel group, by tensor index."""
-        if self._tensor is None:
+        if self.tensor_parallel == 1:
             return [part]
-        out = [torch.empty_like(part) for _ in range(self.tensor_parallel)]
-        self._tensor.allgather([out], [part.contiguous()]).wait()
-        return out
+        assert self._mesh is not None
+        others = [rank for rank in self._group if rank != self.rank]
+        got = self._mesh.swap(dict.fromkeys(others, _bytes_of(part)), others)
+        return [
+            part if rank == self.rank else torch.frombuffer(got[rank], dtype=part.dtype).view(part.shape)
+            for rank in self._group
+        ]
 
     def from_leader(self, data: bytes) -> bytes:
         """Bytes of the tensor-parallel group's first rank; what the others pass is ignored."""
-        if self._tensor is None:
+        if self.tensor_parallel == 1:
             return data
-        size = torch.tensor([len(data)], dtype=torch.int64)
-        self._tensor.broadcast([size], self._root()).wait()
-        body = torch.zeros(int(size.item()), dtype=torch.uint8)
-        if self.tp_rank == 0:
-            body = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        self._tensor.broadcast([body], self._root()).wait()
-        return body.numpy().tobytes()
+        assert self._mesh is not None
+        leader = self._group[0]
+        if self.rank == leader:
+            self._mesh.swap(dict.fromkeys(self._group[1:], data), ())
+            return data
+        return bytes(self._mesh.swap({}, (leader,))[leader])
 
-    @staticmethod
-    def _root() -> Any:
-        options = dist.BroadcastOptions()
-        options.rootRank = 0
-        options.rootTensor = 0
-        return options
+    def close(self) -> None:
+        """End the connections to the other ranks."""
+        if self._mesh is not None:
+            self._mesh.close()

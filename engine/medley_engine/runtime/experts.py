@@ -100,14 +100,13 @@ class ExpertLayers:
         sources = torch.arange(x.shape[0]).repeat_interleave(choices)[order]
         slots = target[order, 1]
         sent = torch.bincount(target[:, 0], minlength=comm.size).tolist()
-        received, called_off = comm.exchange_counts(sent, flag=self.call_off())
-        if called_off:
-            raise StepCalledOffError
         # The slot travels with its row as two small numbers, exact in every float type.
         tags = torch.stack((slots // 256, slots % 256), dim=1).to(x.dtype)
-        rows = comm.exchange(torch.cat((x[sources], tags), dim=1), sent, received)
+        rows, received, off = comm.exchange(torch.cat((x[sources], tags), dim=1), sent, flag=self.call_off())
+        if off:
+            raise StepCalledOffError
         local = rows[:, -2].long() * 256 + rows[:, -1].long()
-        outputs = comm.exchange(self._run(self._w.experts[layer], rows[:, :-2], local), received, sent)
+        outputs, _, _ = comm.exchange(self._run(self._w.experts[layer], rows[:, :-2], local), received)
         back = torch.empty_like(outputs)
         back[order] = outputs
         return back.view(x.shape[0], choices, self._c.hidden_size)

@@ -48,7 +48,9 @@ class Rank:
         run_dir = Path(spec.run_dir)
         config = parse_model_config(json.loads((Path(spec.model) / "config.json").read_text()))
         self.layout = Layout(config, spec.dtype, spec.tensor_parallel, spec.page_bytes)
-        self.comm = Collective(run_dir / f"{spec.instance}.store", spec.rank, spec.size, spec.tensor_parallel)
+        self.comm = Collective(
+            run_dir / spec.instance, spec.rank, spec.size, token=token, tensor_parallel=spec.tensor_parallel
+        )
         self.manager = ManagerClient(run_dir / "hmm.sock", token, role="rank")
         self.remapper = ManagerClient(run_dir / "hmm.sock", token, role="rank")
         self.mailbox = Mailbox(wire.listen(spec.socket_path), token, apart=frozenset({"remap"}))

@@ -81,7 +81,7 @@ class Supervisor:
         run = settings.run_path
         run.mkdir(parents=True, exist_ok=True)
         run.chmod(0o700)
-        for stale in [*run.glob("*.sock"), *run.glob("*.store"), run / "state.json"]:
+        for stale in [*run.glob("*.sock"), *run.glob("*.mesh"), run / "state.json"]:
             stale.unlink(missing_ok=True)
         (run / "token").write_text(self._token)
         (run / "token").chmod(0o600)
@@ -180,11 +180,10 @@ class Supervisor:
             log.warning("%s ended with status %s, started again in %.1f s", child.key, status, delay)
 
     def _sweep(self, key: str) -> None:
-        """A rank that ended leaves its socket, and the last one of an instance the file its group met at."""
-        run, instance = self._settings.run_path, key.split("-")[1]
+        """A rank that ended leaves its socket, and the one that its group met at where it did not meet."""
+        run = self._settings.run_path
         (run / f"{key}.sock").unlink(missing_ok=True)
-        if not any(other.startswith(f"rank-{instance}-") for other in self._children):
-            (run / f"{instance}.store").unlink(missing_ok=True)
+        (run / f"{key.removeprefix('rank-')}.mesh").unlink(missing_ok=True)
 
     def _wait_s(self) -> float | None:
         return max(0.0, min(self._due.values()) - time.monotonic()) if self._due else None
@@ -208,7 +207,7 @@ class Supervisor:
             os.waitpid(child.pid, 0)
         for fd in self._fds.values():
             os.close(fd)
-        for left in [*self._settings.run_path.glob("*.sock"), *self._settings.run_path.glob("*.store")]:
+        for left in [*self._settings.run_path.glob("*.sock"), *self._settings.run_path.glob("*.mesh")]:
             left.unlink(missing_ok=True)
 
     # --- requests ----------------------------------------------------------------------------------------------
