@@ -82,7 +82,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "engine.json")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "medley-engine-bench")
     parser.add_argument("--cycles", type=int, default=3, help="how often each step of scaling is measured")
-    parser.add_argument("--rounds", type=int, default=2, help="rounds of kills; one is 31")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of kills; one is 31 or 32")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--tables", action="store_true", help="print the tables of the last results, measure nothing")
     what.add_argument("--write", action="store_true", help="write them into docs/engine/benchmarks.md")

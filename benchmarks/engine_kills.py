@@ -79,6 +79,7 @@ async def _settled(engine: Engine, ask: tuple[int, ...], armed: bool, gone: int 
             and len(status["standbys"]) == 1
             and status["armed"] == (status["standbys"] if armed else [])
             and len(status["memory"]["holders"]) == status["dataParallel"] + sum(status["armed"])
+            and not any(h["borrowed"] for h in status["memory"]["holders"].values() if h["config"] == status["config"])
             and (gone is None or gone not in status["processes"].values())
         )
 
@@ -87,7 +88,8 @@ async def _settled(engine: Engine, ask: tuple[int, ...], armed: bool, gone: int 
 
 async def run(folder: Path, session: aiohttp.ClientSession, *, rounds: int = 2, seed: int = 1) -> dict[str, Any]:
     """Kill each part in each phase ``rounds`` times under load; returns what happened. Every second round has armed
-    standbys, which leave nothing to do in the phases before the switch.
+    standbys, which leave nothing to do in the phases before the switch; every third a memory per rank, where pages
+    are copied after it.
     """
     make_checkpoint(folder, vocab=4096, layers=4, dtype="float64")
     rng = random.Random(seed)
@@ -100,11 +102,11 @@ async def _round(
     folder: Path, session: aiohttp.ClientSession, turn: int, rng: random.Random, kills: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """Each part in each phase on one engine."""
-    armed = turn % 2 == 1
+    armed, shared = turn % 2 == 1, turn % 3 != 2
     prompts = [[rng.randrange(300, 4096) for _ in range(n)] for n in (5, 17, 40, 64)]
     engine = Engine(
         folder, session, data_parallel=1, max_data_parallel=2, standbys=1, dtype="float64", blocks_per_rank=128,
-        block_tokens=8, phase_delay_s=_STRETCH_S, arm_standbys=armed, standby_delay_s=0.0,
+        block_tokens=8, phase_delay_s=_STRETCH_S, arm_standbys=armed, standby_delay_s=0.0, shared_domain=shared,
     )  # fmt: skip
     try:
         await _settled(engine, (1,), armed)
@@ -113,7 +115,7 @@ async def _round(
         for who in VICTIMS:
             for phase in PHASES:
                 kill = await _kill(engine, who, phase, rng, armed=armed, prompts=prompts, expected=expected)
-                kills.append({"round": turn, "armed": armed, **kill})
+                kills.append({"round": turn, "armed": armed, "shared": shared, **kill})
                 print(f"  kill {len(kills):3d} {who:<12} {phase:<10} {kill['verdict']}", flush=True)
         await engine.scale(1)
         await _settled(engine, (1,), armed)
@@ -125,6 +127,7 @@ async def _round(
     bad = any(kill["verdict"] != "good" for kill in kills if kill["round"] == turn)
     return {
         "armed": armed,
+        "shared": shared,
         "memory_before_bytes": base,
         "memory_after_bytes": after,
         "processes_left": left,
