@@ -64,6 +64,10 @@ class ExpertLayers:
         share = -(-rows // comm.tensor_parallel)
         low = min(comm.tp_rank * share, rows)
         mine = max(0, min(rows - low, share))
+        if not rows:
+            # Nothing to route, but the others' tokens may go to experts that live here.
+            self._serve(layer, x.new_empty((0, c.hidden_size + 2)), [0] * comm.size)
+            return x.new_zeros((0, c.hidden_size))
         scores, chosen = self.route(layer, x, products)
         scores, chosen = scores[low : low + mine], chosen[low : low + mine]
         self.tokens[c.moe_layers.index(layer)] += torch.bincount(chosen.reshape(-1), minlength=c.experts)
@@ -71,7 +75,7 @@ class ExpertLayers:
         total = x.new_zeros((share, c.hidden_size))
         for choice in range(c.experts_per_token):
             total[:mine] += results[:, choice] * scores[:, choice, None]
-        if comm.tensor_parallel == 1 or not rows:
+        if comm.tensor_parallel == 1:
             return total
         return torch.cat(comm.gather_shards(total))[:rows]
 
@@ -102,17 +106,24 @@ class ExpertLayers:
         sent = torch.bincount(target[:, 0], minlength=comm.size).tolist()
         # The slot travels with its row as two small numbers, exact in every float type.
         tags = torch.stack((slots // 256, slots % 256), dim=1).to(x.dtype)
-        rows, received, off = comm.exchange(torch.cat((x[sources], tags), dim=1), sent, flag=self.call_off())
-        if off:
-            raise StepCalledOffError
-        local = rows[:, -2].long() * 256 + rows[:, -1].long()
-        outputs, _, _ = comm.exchange(self._run(self._w.experts[layer], rows[:, :-2], local), received)
+        outputs = self._serve(layer, torch.cat((x[sources], tags), dim=1), sent)
         back = torch.empty_like(outputs)
         back[order] = outputs
         return back.view(x.shape[0], choices, self._c.hidden_size)
 
+    def _serve(self, layer: int, tagged: torch.Tensor, sent: list[int]) -> torch.Tensor:
+        """Send rows with their slots to the ranks where these are, compute what comes, and get back what was sent."""
+        rows, received, off = self._comm.exchange(tagged, sent, flag=self.call_off())
+        if off:
+            raise StepCalledOffError
+        local = rows[:, -2].long() * 256 + rows[:, -1].long()
+        outputs, _, _ = self._comm.exchange(self._run(self._w.experts[layer], rows[:, :-2], local), received)
+        return outputs
+
     def _run(self, experts: Experts, rows: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
         """Each row through the expert in its slot."""
+        if not rows.shape[0]:
+            return rows
         out = rows.new_empty((rows.shape[0], experts.down.shape[1]))
         order = torch.argsort(slots, stable=True)
         rows = rows[order]

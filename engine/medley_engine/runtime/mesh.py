@@ -21,6 +21,7 @@ from medley_engine.memory import wire
 _LENGTH = struct.Struct("<Q")
 _BUFFER_BYTES = 1 << 20
 _RETRY_S = 0.002
+_AT_ONCE = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 
 
 class PeerLostError(RuntimeError):
@@ -123,7 +124,7 @@ class Mesh:
 def _send(peer: socket.socket, data: bytes | memoryview) -> memoryview | None:
     """Send without waiting; returns what did not fit."""
     try:
-        sent = peer.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        sent = peer.send(data, _AT_ONCE)
     except BlockingIOError:
         sent = 0
     except OSError as error:
