@@ -78,6 +78,8 @@ async def step(engine: Engine, watch: MemoryWatch, size: int, least_window_s: fl
     await asyncio.sleep(max(0.0, start + least_window_s - time.monotonic()))
     end = time.monotonic()
     after = engine.memory_bytes()
+    # Its first token may have come after its end.
+    operation = await engine.get(f"/scale/operations/{operation['id']}")
     details, seconds = operation["details"], operation["seconds"]
     shown = ("plan", "prepare", "attach", "warm", "handover", "armed", "home")
     return {
@@ -223,7 +225,7 @@ async def ablation(folder: Path, session: aiohttp.ClientSession) -> dict[str, An
             row: dict[str, Any] = {}
             for direction, size in (("up", 4), ("down", 3)):
                 await (engine.ready(size, armed=not changes) if keeps else engine.ready())
-                with Load(engine, prompts, TOKENS, 1.0) as load:
+                with Load(engine, prompts, 12, 2.0) as load:
                     async with MemoryWatch(engine) as watch:
                         await asyncio.sleep(2.0)
                         figures = row[direction] = await step(engine, watch, size, 4.0)
