@@ -64,10 +64,10 @@ def _scale_rows(part: Mapping[str, Any], mode: str) -> Iterable[Row]:
         yield Row(f"{where}: first token, share of a cold start", share, "×", **_at_most(share, _share_goal(name)))
         ratio = step["throughput_ratio"]
         yield Row(f"{where}: throughput in the window", ratio, "×", **_at_least(ratio, GOALS["throughput"]))
-        yield Row(f"{where}: the same where nothing happens", step["throughput_ratio_of_control"], "×")
+        yield Row(f"{where}: throughput where nothing happens", step["throughput_ratio_of_control"], "×")
         ratio = step["ttft_p99_ratio"]
         yield Row(f"{where}: TTFT p99 in the window", ratio, "×", **_at_most(ratio, GOALS["ttft"]))
-        yield Row(f"{where}: the same where nothing happens", step["ttft_p99_ratio_of_control"], "×")
+        yield Row(f"{where}: TTFT p99 where nothing happens", step["ttft_p99_ratio_of_control"], "×")
         ratio = step["peak_ratio"]
         yield Row(f"{where}: peak memory of the node", ratio, "×", **_at_most(ratio, GOALS["memory"]))
     for what, count in (("broken", len(part["errors"])), ("with other tokens", part["different_answers"])):

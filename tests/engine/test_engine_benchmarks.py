@@ -30,6 +30,7 @@ def test_the_page_shows_the_last_results(report, results):
 
 def test_rows_follow_from_the_parts(report, results):
     assert results["rows"] == [asdict(row) for row in report.rows(results["parts"])]
+    assert len({row["name"] for row in results["rows"]}) == len(results["rows"])
     assert all((row["met"] is None) == (not row["goal"]) for row in results["rows"])
 
 
