@@ -84,5 +84,5 @@ bench-capacity: setup ## Compare the capacity estimates with those of others
 bench-planner: setup ## Measure the planner: scale, prices, estimates, simulated attainment, 100,000 fuzzed inputs
 	@$(BIN)/python benchmarks/planner.py
 bench-engine: ## Measure the elastic engine on this machine's CPUs
-	@$(PYTHON) tools/bootstrap.py --extra engine --extra engine-test
+	@$(PYTHON) tools/bootstrap.py --extra engine --extra engine-test --extra engine-bench
 	@$(BIN)/python benchmarks/engine.py
