@@ -226,7 +226,13 @@ class ServiceProblem:
 
     def fresh(self) -> ServiceProblem:
         """The same problem where nothing runs yet."""
+        return self._fresh
+
+    @functools.cached_property
+    def _fresh(self) -> ServiceProblem:
         zeros = (0,) * len(self.variants)
+        if self.running == zeros and not any(self.switching):
+            return self
         return replace(self, running=zeros, switching=tuple(0.0 for _ in zeros))
 
 

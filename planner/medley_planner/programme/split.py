@@ -146,6 +146,12 @@ class _Splitting:
     def _exact(self, values: Shares) -> Shares:
         """The same shares, adding up to the whole in every part of every bucket, not only nearly so."""
         exact: Shares = {}
+        if len(self.service.parts) == 1:
+            whole_of: dict[int, list[float]] = {}
+            for (b, _), value in values.items():
+                whole_of.setdefault(b, []).append(value)
+            scales = {b: self.share / math.fsum(each) for b, each in whole_of.items()}
+            return {(b, v): value * scales[b] for (b, v), value in values.items()}
         for b, parts in enumerate(self.computing):
             shared = [v for v in self.able[b] if all(v in variants for variants in parts)]
             rest = [[v for v in variants if v not in shared] for variants in parts]
