@@ -180,7 +180,9 @@ def _rows(each: Measured) -> list[Row]:
     judged = each.services == GOAL_SIZE
 
     def row(what: str, value: float | str, unit: str, goal: str = "", met: bool = True) -> Row:
-        return Row(f"{name}: {what}", value, unit, goal if judged else "", met if judged else None)
+        if not (judged and goal):
+            return Row(f"{name}: {what}", value, unit)
+        return Row(f"{name}: {what}", value, unit, goal, met)
 
     return [
         row("variants of a service, mean", each.variants, "of 24"),

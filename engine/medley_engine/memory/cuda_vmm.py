@@ -178,9 +178,7 @@ class CudaRange:
 
 class CudaTransport:
     """Copies between devices of one node: peer-to-peer over NVLink or PCIe where the devices allow it, else staged by
-    the driver.
-
-    Across nodes, NCCL's send and receive take its place (``torch.distributed`` with the ``nccl`` backend).
+    the driver. There is no copying between GPUs of different nodes.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Copies between memories: within one node by the processor, or over a link by gloo (NCCL where both ends are GPUs)."""
+"""Copies between memories: within one node by the processor, or over a link by gloo."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from dataclasses import replace
 from medley_planner.fleet import Method
 from medley_planner.programme.by_cuts import solve_by_cuts
 from medley_planner.programme.dominance import one_variant_suffices, undominated
-from medley_planner.programme.enumeration import enumerated
+from medley_planner.programme.enumeration import enumerated, of_one_variant
 from medley_planner.programme.goals import Ending, Goal, Limits, Solution, Unserved
 from medley_planner.programme.memo import Memo
 from medley_planner.programme.milp import solve
@@ -121,13 +121,8 @@ def servable_alone(problem: FleetProblem, limits: Limits, memo: Memo) -> bool:
 
 
 def _servable_alone(problem: FleetProblem, limits: Limits, memo: Memo) -> bool:
-    (service,) = problem.services
-    for v in range(len(service.variants)):
-        needed = one_variant_suffices(service.only((v,)), 0)
-        mix = tuple(needed if other == v and needed is not None else 0 for other in range(len(service.variants)))
-        within = all(limit.used_by(service, mix) <= limit.most for limit in problem.shared)
-        if needed is not None and within and service.keeps_rows(mix):
-            return True
+    if len(of_one_variant(problem)):
+        return True
     return cheapest(problem, limits, memo).ending is not Ending.INFEASIBLE
 
 

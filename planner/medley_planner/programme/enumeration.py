@@ -40,10 +40,11 @@ def enumerated(problem: FleetProblem) -> Solution | None:
         problem: One service, and what limits it.
     """
     (service,) = problem.services
-    first = _of_one_variant(problem)
-    if first is None:
-        return None
     costs = _Costs(service)
+    alone = of_one_variant(problem)
+    if not len(alone):
+        return None
+    first = alone[np.argmin(np.round(costs.of(alone), _DIGITS))]
     most = costs.of(first[None])[0]
     mixes = _cheaper(service, costs, most)
     if mixes is None:
@@ -52,14 +53,15 @@ def enumerated(problem: FleetProblem) -> Solution | None:
     prices = costs.of(mixes)
     order = np.lexsort((mixes.sum(axis=1), np.round(prices, _DIGITS)))
     order = order[prices[order] < most - _EQUAL]
-    return _first_that_serves(service, mixes[order], prices[order], first, float(most))
+    return _first_that_serves(service, mixes[order], prices[order], costs, first)
 
 
 def _first_that_serves(
-    service: ServiceProblem, mixes: Mixes, prices: Array, first: Mixes, most: float
+    service: ServiceProblem, mixes: Mixes, prices: Array, costs: _Costs, otherwise: Mixes
 ) -> Solution | None:
+    """The first of these mixes that can serve, else the one that is known to; None where that takes too many tries."""
     serving = Serving(service)
-    near = np.maximum(np.array(service.prices) + TIE_USD_PER_GPU_HOUR * np.array(service.gpus), _EQUAL)
+    near = np.maximum(costs.each, _EQUAL)
     usable = _usable(service, mixes)
     cuts = serving.at_prices(near)
     for _ in range(_MOST_ASKED):
@@ -67,7 +69,7 @@ def _first_that_serves(
             kept = usable @ cut.weights >= cut.least * (1.0 - _EQUAL)
             mixes, prices, usable = mixes[kept], prices[kept], usable[kept]
         if not len(mixes):
-            return _solution(first, most)
+            return _solution(otherwise, float(costs.of(otherwise[None])[0]))
         cuts = serving.broken(usable[0], near=near)
         if not cuts:
             return _solution(mixes[0], float(prices[0]))
@@ -91,21 +93,13 @@ class _Costs:
         return np.asarray(mixes @ self.each + np.maximum(mixes - self._running, 0) @ self._switching)
 
 
-def _of_one_variant(problem: FleetProblem) -> Mixes | None:
-    """The cheapest mix of a single variant that serves everything within all limits."""
+def of_one_variant(problem: FleetProblem) -> Mixes:
+    """The mixes of a single variant that serve everything within all limits, one in a row; there may be none."""
     (service,) = problem.services
-    costs = _Costs(service)
-    best: tuple[float, Mixes] | None = None
-    for v in range(len(service.variants)):
-        needed = one_variant_suffices(service.only((v,)), 0)
-        if needed is None:
-            continue
-        mix = np.zeros(len(service.variants), dtype=np.int64)
-        mix[v] = needed
-        price = float(costs.of(mix[None])[0])
-        if (best is None or price < best[0] - _EQUAL) and _allowed(problem, mix[None])[0]:
-            best = price, mix
-    return None if best is None else best[1]
+    needed = [one_variant_suffices(service.only((v,)), 0) for v in range(len(service.variants))]
+    mixes = np.diag(np.array([count or 0 for count in needed], dtype=np.int64))
+    serves = np.array([count is not None for count in needed], dtype=bool)
+    return np.asarray(mixes[serves & _allowed(problem, mixes)])
 
 
 def _cheaper(service: ServiceProblem, costs: _Costs, most: float) -> Mixes | None:
