@@ -14,6 +14,7 @@ from medley_cluster.cache import cache_root, exclusive
 
 MOST_CLUSTERS = 16
 SERVICE_PORTS = (8000, 30000, 8080)
+_PORTS_TRIED = 1000
 
 
 @dataclass(frozen=True)
@@ -116,13 +117,17 @@ def primary_address() -> str:
 
 
 def free_port(address: str, preferred: int) -> int:
-    """`preferred` when nothing listens on it at this address, else a port that the kernel picks."""
-    for port in (preferred, 0):
+    """The first port from `preferred` on at which nothing listens at this address.
+
+    One that the kernel picks would be of the range from which it takes the local ports of connections: somebody's next
+    connection may have it before it is listened on.
+    """
+    for port in range(preferred, preferred + _PORTS_TRIED):
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((address, port))
-                return int(probe.getsockname()[1])
             except OSError:
                 continue
-    raise RuntimeError(f"no free port at {address}")
+            return port
+    raise RuntimeError(f"no free port at {address} from {preferred} on")

@@ -94,8 +94,8 @@ class OperatorProcess:
 
     def start(self, *, wait_ready: bool = True) -> None:
         """Start it, and wait until it is ready."""
-        self._metrics_port = free_port("127.0.0.1", self._metrics_port or 18080)
-        self._health_port = free_port("127.0.0.1", self._health_port or self._metrics_port + 1)
+        self._metrics_port = free_port("0.0.0.0", self._metrics_port or 18080)
+        self._health_port = free_port("0.0.0.0", self._health_port or self._metrics_port + 1)
         settings = operator_settings(self.cluster, self.name, self._metrics_port, self._health_port)
         environment = {**os.environ, **settings, **self.settings}
         self.log.parent.mkdir(parents=True, exist_ok=True)
