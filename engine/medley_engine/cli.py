@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from medley_engine.config import UnsupportedModelError, check_tensor_parallel, parse_model_config
+from medley_engine.memory import cuda_driver
 from medley_engine.memory.checkpoint import Checkpoint, CheckpointError
 from medley_engine.serving.settings import Settings
 from medley_engine.serving.supervisor import Supervisor, bind
@@ -25,6 +26,8 @@ _HELP = {
     "data_parallel": "data-parallel groups at the start",
     "tensor_parallel": "ranks per group; fixed for the engine's life",
     "shared_domain": "ranks share one memory (CPUs of a node); --no-shared-domain gives each its own, as GPUs have",
+    "device": "cpu, or cuda: rank r computes on GPU r, and each GPU has a memory of its own",
+    "peer_access": "--no-peer-access: GPUs cannot map each other's memory (found out from the driver, too)",
     "dtype": "float32, float64 or bfloat16",
     "batch_invariant": "every token is independent of its batch, bit for bit; --no-batch-invariant is faster",
     "arm_standbys": "attach and warm up the standbys of neighbouring sizes ahead of time ",
@@ -50,6 +53,8 @@ def _parser() -> argparse.ArgumentParser:
             )
         elif setting.name in ("run_dir", "served_name"):
             serve.add_argument(flag, default=None, help=_HELP[setting.name])
+        elif setting.name == "device":
+            serve.add_argument(flag, choices=("cpu", "cuda"), default=default, help=_HELP[setting.name])
         else:
             serve.add_argument(flag, type=type(default), default=default, help=_HELP.get(setting.name))
     scale = commands.add_parser("scale", help="change the number of data-parallel groups")
@@ -75,6 +80,12 @@ def _serve(arguments: argparse.Namespace) -> int:
     values = {field.name: getattr(arguments, field.name) for field in fields(Settings) if field.name != "model"}
     values["run_dir"] = values["run_dir"] or tempfile.mkdtemp(prefix="medley-engine-")
     values["served_name"] = values["served_name"] or folder.name
+    if values["device"] == "cuda":
+        try:
+            values["peer_access"] &= cuda_driver.all_are_peers()
+        except (cuda_driver.CudaError, ImportError) as error:
+            sys.stderr.write(f"medley-engine: --device cuda: {error}\n")
+            return 2
     listener = bind(values["host"], values["port"])
     values["port"] = listener.getsockname()[1]
     return Supervisor(Settings(model=str(folder), **values), listener).run()

@@ -19,6 +19,7 @@ class RankSpec:
     page_bytes: int
     block_tokens: int
     run_dir: str
+    device: str = "cpu"
     chunk_tokens: int = 32
     budget_tokens: int = 128
     max_running: int = 64

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,11 @@ from typing import Any
 import pytest
 
 ENGINE_ROOT = Path(__file__).resolve().parents[2] / "engine"
-sys.path.insert(0, str(ENGINE_ROOT))
+sys.path[:0] = [str(ENGINE_ROOT), str(Path(__file__).parent)]
 
 NEEDS_TORCH = (
     "test_engine_model.py",
+    "test_engine_devices.py",
     "test_engine_mesh.py",
     "test_engine_serving.py",
     "test_engine_kills.py",
@@ -62,6 +63,42 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     return make
 
 
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A small checkpoint of this test alone."""
+    pytest.importorskip("tokenizers", reason="tokenizers is not installed (extra: engine)")
+    from medley_engine import random_checkpoint
+
+    random_checkpoint.write(tmp_path / "model", random_checkpoint.model_config("qwen3_moe", layers=2))
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], dict[str, int]]]:
+    """A fake driver in place of CUDA's, in this process and its children. Tells what this one has not given back."""
+    pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings is not installed (extra: engine)")
+    from engine_manager import FAKE_CUDA_DRIVER, forget_driver
+
+    from medley_engine.memory import cuda_driver
+
+    monkeypatch.setenv(cuda_driver.FAKE_VARIABLE, str(FAKE_CUDA_DRIVER))
+    forget_driver()
+    yield cuda_driver.driver().outstanding
+    forget_driver()
+
+
+@pytest.fixture(params=["host", "cuda over a fake driver"])
+def managers(request: pytest.FixtureRequest, folder: Path) -> Iterator[Any]:
+    """Makes managers of a small checkpoint, on each kind of memory in turn. What they took of GPUs they give back."""
+    from engine_manager import Managers
+
+    outstanding = request.getfixturevalue("fake_cuda") if request.param != "host" else dict
+    made = Managers(folder, request.param)
+    yield made
+    made.close()
+    assert not any(outstanding().values()), outstanding()
+
+
 @pytest.fixture(scope="session")
 def reference() -> Callable[[Path, list[int], int], list[int]]:
     """What `transformers` generates greedily from a checkpoint, in float64."""
@@ -85,6 +122,24 @@ def reference() -> Callable[[Path, list[int], int], list[int]]:
         return list(map(int, out[0, len(prompt) :]))
 
     return generate
+
+
+def fake_device_memory(pid: int) -> dict[int, int]:
+    """Allocations of the fake driver that a process holds: bytes by number of the file behind each."""
+    from fake_cuda_driver import NAME
+
+    held: dict[int, int] = {}
+    for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+        if NAME in line:
+            (start, end), inode = (int(at, 16) for at in line.split()[0].split("-")), int(line.split()[4])
+            held[inode] = end - start
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            if NAME in str(entry.readlink()):
+                held[entry.stat().st_ino] = entry.stat().st_size
+        except FileNotFoundError:
+            continue
+    return held
 
 
 @dataclass
@@ -153,6 +208,21 @@ class Engine:
         named = (await self.get("/scale"))["processes"]
         return [pid for name, pid in sorted(named.items()) if name.startswith(prefix) and pid]
 
+    async def device_bytes(self) -> int:
+        """Memory of GPUs that any process of this engine holds, by descriptor or mapping."""
+        held: dict[int, int] = {}
+        for pid in [self.process.pid, *(await self.processes(""))]:
+            held.update(fake_device_memory(pid))
+        return sum(held.values())
+
+    async def until_device_memory_is_in_the_book(self) -> None:
+        """Poll until no process holds memory of GPUs that the manager does not know of."""
+        end, seen = time.monotonic() + 20, (0, 1)
+        while seen[0] != seen[1]:
+            assert time.monotonic() < end, f"{seen[0]} bytes are held, the book has {seen[1]}"
+            booked = sum((await self.get("/scale"))["memory"]["pools"].values())
+            seen = await self.device_bytes(), booked
+
     def pids(self, part: str) -> list[int]:
         """Processes below this engine whose command line has ``part``."""
         found = []
@@ -169,8 +239,10 @@ class Engine:
 
 
 @pytest.fixture
-async def engine(tmp_path: Path, checkpoint: Callable[..., Path]) -> AsyncIterator[Callable[..., Any]]:
-    """Starts engines; each is stopped at the end, and must leave no process behind."""
+async def engine(
+    tmp_path: Path, checkpoint: Callable[..., Path], request: pytest.FixtureRequest
+) -> AsyncIterator[Callable[..., Any]]:
+    """Starts engines; each is stopped at the end, and must leave no process behind. GPUs are those of a fake driver."""
     import aiohttp
 
     engines: list[Engine] = []
@@ -179,6 +251,8 @@ async def engine(tmp_path: Path, checkpoint: Callable[..., Path]) -> AsyncIterat
 
     async def start(folder: Path | None = None, *, wait: bool = True, **options: Any) -> Engine:
         folder = folder or checkpoint()
+        if options.get("device") == "cuda":
+            request.getfixturevalue("fake_cuda")
         run_dir = tmp_path / f"run{len(engines)}"
         defaults = {
             "dtype": "float64",

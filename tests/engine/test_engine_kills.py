@@ -12,16 +12,18 @@ PROMPT = [5, 6, 7, 8]
 
 
 @pytest.mark.parametrize(
-    ("armed", "kills"),
+    ("armed", "device", "kills"),
     [
-        (False, [("hmm", "preparing"), ("rank", "draining"), ("coordinator", "attaching")]),
-        (True, [("hmm", "switching"), ("rank", "idle"), ("coordinator", "releasing")]),
+        (False, "cpu", [("hmm", "preparing"), ("rank", "draining"), ("coordinator", "attaching")]),
+        (True, "cpu", [("hmm", "switching"), ("rank", "idle"), ("coordinator", "releasing")]),
+        (True, "cuda", [("hmm", "releasing"), ("rank", "idle"), ("rank", "releasing"), ("hmm", "idle")]),
     ],
-    ids=["standbys", "armed standbys"],
+    ids=["standbys", "armed standbys", "fake GPUs"],
 )
-async def test_whatever_dies_the_old_or_the_new_configuration_serves(engine, checkpoint, armed, kills):
+async def test_whatever_dies_the_old_or_the_new_configuration_serves(engine, checkpoint, armed, device, kills):
     folder = checkpoint()
-    served = await engine(folder, max_data_parallel=2, standbys=1, phase_delay_s=0.4, arm_standbys=armed)
+    options = {"device": device, "arm_standbys": armed}
+    served = await engine(folder, max_data_parallel=2, standbys=1, phase_delay_s=0.4, **options)
     expected = await served.text(PROMPT, 30)
 
     def settled(status):
@@ -63,3 +65,5 @@ async def test_whatever_dies_the_old_or_the_new_configuration_serves(engine, che
         assert await served.text(PROMPT, 30) == expected
         sockets = list(served.run_dir.glob("rank-*.sock"))
         assert len(sockets) == len(await served.processes("rank-"))
+        if device == "cuda":
+            await served.until_device_memory_is_in_the_book()

@@ -16,6 +16,7 @@ from medley_engine.memory import wire  # noqa: E402
 from medley_engine.memory.server import build_manager  # noqa: E402
 from medley_engine.placement import Placement, initial  # noqa: E402
 from medley_engine.runtime.collective import Collective  # noqa: E402
+from medley_engine.runtime.devices import HostDevice  # noqa: E402
 from medley_engine.runtime.model import MoeModel  # noqa: E402
 from medley_engine.runtime.sampling import draw, uniform  # noqa: E402
 from medley_engine.runtime.weights import AttachOptions, KvCache, attach  # noqa: E402
@@ -66,8 +67,10 @@ class Ranks:
         comm = Collective(where, rank, self.topology.ranks, token="token", tensor_parallel=tp)
         request = {"do": "attach", "config": "a", "rank": rank, "holder": f"x/{rank}"}
         reply, fds = self.manager.handle(request, ME)
-        weights = attach(layout, reply["items"], fds[1:], self.options)
-        cache = KvCache(fds[0], layout, 8, reply["blockBytes"])
+        device = HostDevice()
+        weights = attach(layout, reply["items"], fds[1:], self.options, device)
+        block_bytes = reply["blockBytes"]
+        cache = KvCache(fds[0], reply["kvBytes"], layout, block_tokens=8, block_bytes=block_bytes, device=device)
         model = MoeModel(layout.config, weights, cache, self.placement, comm)
         scheduler = Scheduler(block_tokens=8, chunk_tokens=16, budget_tokens=64, max_running=8)
         group = rank // tp

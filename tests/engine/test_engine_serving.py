@@ -28,6 +28,9 @@ def text_of(folder, tokens):
         {"shared_domain": False, "copy_after_switch": False},
         {"tensor_parallel": 2},
         {"tensor_parallel": 2, "shared_domain": False},
+        {"device": "cuda"},
+        {"device": "cuda", "fake_peers": "0"},
+        {"device": "cuda", "tensor_parallel": 2},
     ],
     ids=[
         "one memory",
@@ -36,9 +39,14 @@ def text_of(folder, tokens):
         "copies before the switch",
         "tensor parallel",
         "tensor parallel, a memory per rank",
+        "fake GPUs",
+        "fake GPUs that are no peers",
+        "fake GPUs, tensor parallel",
     ],
 )
-async def test_streams_survive_growing_and_shrinking(engine, checkpoint, reference, options):
+async def test_streams_survive_growing_and_shrinking(engine, checkpoint, reference, monkeypatch, options):
+    options = dict(options)
+    monkeypatch.setenv("FAKE_CUDA_PEERS", options.pop("fake_peers", "1"))
     folder = checkpoint()
     count = 40
     expected = {tuple(p): text_of(folder, reference(folder, p, count)) for p in PROMPTS}
@@ -69,6 +77,8 @@ async def test_streams_survive_growing_and_shrinking(engine, checkpoint, referen
     assert status["dataParallel"] == 1
     active = [held for held in status["memory"]["holders"].values() if held["config"] == status["config"]]
     assert all(held["borrowed"] == 0 for held in active), "every rank has its pages in its own memory"
+    if options.get("device") == "cuda":
+        await served.until_device_memory_is_in_the_book()
 
 
 async def test_it_grows_when_objectives_are_missed_for_long_and_shrinks_when_it_is_idle(engine, checkpoint, reference):

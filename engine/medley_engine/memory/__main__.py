@@ -6,7 +6,9 @@ import os
 import sys
 from pathlib import Path
 
-from medley_engine.memory.peer import GlooTransport, MemoryTransport
+from medley_engine.memory.cuda import CudaMemory
+from medley_engine.memory.host import HostMemory
+from medley_engine.memory.peer import DirectTransport, GlooTransport
 from medley_engine.memory.server import build_manager, serve
 from medley_engine.serving.settings import Settings
 from medley_engine.serving.supervisor import TOKEN_VARIABLE, SupervisorKeeper
@@ -21,12 +23,13 @@ def main() -> None:
         Path(settings.model),
         settings.dtype,
         settings.tensor_parallel,
-        settings.page_bytes,
+        settings.item_page_bytes,
         block_tokens=settings.block_tokens,
         blocks_per_rank=settings.blocks_per_rank,
         kept=keeper.take(),
         keeper=keeper,
-        transport=GlooTransport() if settings.transport == "gloo" else MemoryTransport(),
+        transport=GlooTransport() if settings.transport == "gloo" else DirectTransport(),
+        memory=CudaMemory if settings.device == "cuda" else HostMemory,
     )
     serve(manager, settings.run_path / "hmm.sock", token)
 

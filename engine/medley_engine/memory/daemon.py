@@ -7,35 +7,29 @@ are made; a new manager gets them back and goes on without reading the disk agai
 
 from __future__ import annotations
 
-import mmap
 import os
 import select
 import threading
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Mapping
 
 from medley_engine.config import Topology
 from medley_engine.layout import Layout
 from medley_engine.memory import wire
 from medley_engine.memory.checkpoint import Checkpoint
 from medley_engine.memory.filling import Filler, Options, Progress
+from medley_engine.memory.host import HostMemory
 from medley_engine.memory.journal import open_journals
 from medley_engine.memory.lending import Lending
-from medley_engine.memory.mapping import Pool
-from medley_engine.memory.peer import MemoryTransport, PeerTransport
+from medley_engine.memory.peer import DirectTransport, PeerTransport
+from medley_engine.memory.pools import FdKeeper, Memory, NoKeeper
 from medley_engine.memory.records import ConflictError, UnknownNameError, parse_placement, start_ticks
 from medley_engine.memory.store import Store
 
 
-class FdKeeper(Protocol):
-    """Keeps descriptors while the manager is dead."""
-
-    def put(self, name: str, fd: int) -> None:
-        """Keep a duplicate under this name."""
-
-
 class Manager:
-    """Answers requests. Transport-free, so that tests can call :meth:`handle`."""
+    """Answers requests. Transport-free, so that tests can call :meth:`handle`. ``kept`` is what a predecessor left with
+    the keeper, ``memory`` makes what items live in.
+    """
 
     def __init__(
         self,
@@ -44,29 +38,28 @@ class Manager:
         *,
         block_tokens: int,
         blocks_per_rank: int,
-        kept: dict[str, int] | None = None,
+        kept: Mapping[str, int] | None = None,
         keeper: FdKeeper | None = None,
+        memory: Callable[[FdKeeper, Mapping[str, int]], Memory] = HostMemory,
         transport: PeerTransport | None = None,
         copy_chunk_pause_s: float = 0.0,
     ) -> None:
-        kept = kept or {}
-        pools = {name: Pool.adopt(name, fd) for name, fd in kept.items() if not name.startswith("journal/")}
+        kept, keeper = kept or {}, keeper or NoKeeper()
+        pages = {name: fd for name, fd in kept.items() if not name.startswith("journal/")}
         self.checkpoint = checkpoint
-        self.store = Store(layout, block_tokens, blocks_per_rank, pools)
-        self._keeper = keeper
-        self._kept = set(kept)
+        self.store = Store(layout, block_tokens, blocks_per_rank, memory(keeper, pages))
         self._pages, self._holders, fresh = open_journals(kept)
         self._progress: dict[str, Progress] = {}
-        self._views: dict[str, mmap.mmap] = {}
+        self._filling: list[threading.Thread] = []
         self._pause_s = copy_chunk_pause_s
-        self._filler = Filler(self.store, checkpoint, transport or MemoryTransport(), self._view, self._save)
+        self._filler = Filler(self.store, checkpoint, transport or DirectTransport(), self._save)
         self._lending = Lending(self.store)
         self.restored = False
         self._watch = select.epoll()
         self._watched: dict[int, str] = {}
         if fresh:
-            self._keep("journal/pages", self._pages.fd)
-            self._keep("journal/holders", self._holders.fd)
+            keeper.put("journal/pages", self._pages.fd)
+            keeper.put("journal/holders", self._holders.fd)
             self._save()
         else:
             state, holders = self._pages.load(), self._holders.load()
@@ -163,7 +156,9 @@ class Manager:
                 pause_s=self._pause_s,
             )
             work = (name, options, progress)
-            threading.Thread(target=self._filler.run, args=work, name=f"fill-{name}", daemon=True).start()
+            thread = threading.Thread(target=self._filler.run, args=work, name=f"fill-{name}", daemon=True)
+            self._filling = [*(other for other in self._filling if other.is_alive()), thread]
+            thread.start()
         return self._progress[name].report(), []
 
     def _progress_of(self, request: wire.Frame, _peer: wire.Peer) -> tuple[wire.Frame, list[int]]:
@@ -182,7 +177,7 @@ class Manager:
         progress = self._progress.get(name)
         if progress is not None and not progress.ended:
             # The filling thread still writes to these pages: it lets go of them itself, at the next item.
-            progress.stop = True
+            self._filler.stop(progress)
         else:
             self.store.abandon(name)
             self._save()
@@ -193,18 +188,22 @@ class Manager:
         found = self.store.attach(name, rank, holder, peer.pid)
         self._watch_holder(holder)
         config = self.store.config(name)
-        kv = self.store.kv.pool_name(holder)
+        try:
+            pool, kv_bytes = self.store.kv.backed(holder)
+        except MemoryError:
+            self._forget(holder)
+            raise
+        kv, _ = pool.located(0, kv_bytes)
         items, weights = self._located(found)
-        fds = [self._pool(kv).fd, *weights]
         self._save_holders()
         return {
             "items": items,
             "placement": config.placement.layers,
-            "kvPool": kv,
+            "kvBytes": kv_bytes,
             "blockBytes": self.store.block_bytes,
-            "kvCapacity": self.store.kv.capacity(kv),
+            "kvCapacity": self.store.kv.capacity(pool.name),
             "blocks": sorted(self.store.holders[holder].blocks),
-        }, fds
+        }, [kv, *weights]
 
     def _detach(self, request: wire.Frame, _peer: wire.Peer) -> tuple[wire.Frame, list[int]]:
         self._forget(str(request["holder"]))
@@ -218,11 +217,13 @@ class Manager:
         self._save()
 
     def _located(self, found: list[tuple[str, str, int, int]]) -> tuple[list[tuple[str, int, int, int]], list[int]]:
-        """Items as a rank gets them, (key, number of the pool, offset, size), and the pools by number."""
-        domains = sorted({domain for _, domain, _, _ in found})
-        numbers = {domain: number for number, domain in enumerate(domains)}
-        items = [(key, numbers[domain], offset, size) for key, domain, offset, size in found]
-        return items, [self._pool(f"weights/{domain}").fd for domain in domains]
+        """Items as a rank gets them, (key, number of a descriptor, offset in it, size), and the descriptors."""
+        numbers: dict[int, int] = {}
+        items = []
+        for key, domain, offset, size in found:
+            fd, at = self.store.pool(f"weights/{domain}").located(offset, size)
+            items.append((key, numbers.setdefault(fd, len(numbers)), at, size))
+        return items, list(numbers)
 
     def _borrow(self, request: wire.Frame, _peer: wire.Peer) -> tuple[wire.Frame, list[int]]:
         find = self._lending.home if request["do"] == "home" else self._lending.borrow
@@ -260,25 +261,7 @@ class Manager:
         self._save_holders()
         return {"blocks": blocks}, []
 
-    # --- descriptors, journals, watching ------------------------------------------------------------------------
-
-    def _pool(self, name: str) -> Pool:
-        pool = self.store.pool(name)
-        self._keep(name, pool.fd)
-        return pool
-
-    def _view(self, name: str) -> mmap.mmap:
-        with self.store.lock:
-            if name not in self._views:
-                pool = self._pool(name)
-                self._views[name] = mmap.mmap(pool.fd, pool.capacity_bytes)
-            return self._views[name]
-
-    def _keep(self, name: str, fd: int) -> None:
-        if name not in self._kept:
-            self._kept.add(name)
-            if self._keeper is not None:
-                self._keeper.put(name, fd)
+    # --- journals, watching -------------------------------------------------------------------------------------
 
     def _save(self) -> None:
         self._pages.store(self.store.dump())
@@ -292,6 +275,14 @@ class Manager:
         pidfd = os.pidfd_open(self.store.holders[name].pid)
         self._watched[pidfd] = name
         self._watch.register(pidfd, select.EPOLLIN)
+
+    def close(self) -> None:
+        """Stop filling, and wait until nothing is touched any more."""
+        with self.store.lock:
+            for progress in self._progress.values():
+                self._filler.stop(progress)
+        for thread in self._filling:
+            thread.join()
 
     def reap(self, timeout_s: float) -> list[str]:
         """Wait for attached processes to end and drop what they held; returns the names dropped."""

@@ -19,7 +19,8 @@ from typing import Any
 
 from medley_engine.extents import Extent
 from medley_engine.memory.checkpoint import Checkpoint
-from medley_engine.memory.peer import PeerTransport, Target
+from medley_engine.memory.peer import PeerTransport
+from medley_engine.memory.pools import Run
 from medley_engine.memory.records import UnknownNameError
 from medley_engine.memory.store import Store
 from medley_engine.transition import DiskCopy, PeerCopy, Transition
@@ -113,18 +114,13 @@ class Options:
 
 
 class Filler:
-    """Fills pages of one store. ``view`` gives the bytes of a pool, ``save`` writes the store's journal."""
+    """Fills pages of one store. ``save`` writes the store's journal."""
 
     def __init__(
-        self,
-        store: Store,
-        checkpoint: Checkpoint,
-        transport: PeerTransport,
-        view: Callable[[str], Any],
-        save: Callable[[], None],
+        self, store: Store, checkpoint: Checkpoint, transport: PeerTransport, save: Callable[[], None]
     ) -> None:
         self._store, self._checkpoint, self._transport = store, checkpoint, transport
-        self._view, self._save = view, save
+        self._save = save
         self._moved = threading.Condition(store.lock)
 
     def run(self, name: str, options: Options, progress: Progress) -> None:
@@ -158,6 +154,11 @@ class Filler:
             self._store.config(name).prepared = True
             self._save()
         progress.state = "prepared"
+
+    def stop(self, progress: Progress) -> None:
+        """Have a preparation end at its next item; called with the store's lock held."""
+        progress.stop = True
+        self._moved.notify_all()
 
     def given_back(self, progress: Progress, domain: str, items: list[str], size_bytes: int) -> None:
         """A rank of this domain maps these items anew; called with the store's lock held."""
@@ -205,8 +206,9 @@ class Filler:
         for step in sorted(transition.disk, key=lambda s: (order[s.item], s.domain)):
             self._fill_one(step, progress, partial(self._read, step), options)
 
-    def _read(self, step: DiskCopy, target: Target) -> None:
-        self._checkpoint.read_item(self._store.layout.items[step.item], self._store.layout.dtype, target.view())
+    def _read(self, step: DiskCopy, target: Run) -> None:
+        with target.pool.filling(target.offset, target.size_bytes) as view:
+            self._checkpoint.read_item(self._store.layout.items[step.item], self._store.layout.dtype, view)
 
     def _run_peer(self, transition: Transition, progress: Progress, options: Options) -> None:
         goes = {
@@ -239,22 +241,24 @@ class Filler:
             if not self._moved.wait_for(lambda: not progress.window.full() or progress.stop, _PATIENCE_S):
                 progress.window.limit_bytes = progress.total_bytes
 
-    def _copy(self, step: PeerCopy, shared: bool, target: Target) -> None:
+    def _copy(self, step: PeerCopy, shared: bool, target: Run) -> None:
         with self._store.lock:
             sources = [step.source, *sorted(d for d, item in self._store.copies if item == step.item)]
             copies = [(d, self._store.copies.get((d, step.item))) for d in sources if d != step.domain]
-            domain, extent = next((d, copy.extent) for d, copy in copies if copy is not None and copy.valid)
-        source = self._range(f"weights/{domain}", extent)
-        if not shared:
-            # Without memory that both ends can name, bytes are staged through a buffer of the sender (an ablation).
-            source = memoryview(bytes(source))
-        self._transport.copy(source, target)
+            source = next(self._run(d, copy.extent) for d, copy in copies if copy is not None and copy.valid)
+        if shared:
+            self._transport.copy(source, target)
+            return
+        # Without memory that both ends can name, bytes are staged through a buffer of the sender (an ablation).
+        staged = bytes(source.pool.reading(source.offset, source.size_bytes))
+        with target.pool.filling(target.offset, target.size_bytes) as view:
+            view[:] = staged
 
-    def _range(self, pool: str, extent: Extent) -> memoryview:
-        return memoryview(self._view(pool))[extent.offset : extent.end]
+    def _run(self, domain: str, extent: Extent) -> Run:
+        return Run(self._store.pool(f"weights/{domain}"), extent.offset, extent.size)
 
     def _fill_one(
-        self, step: DiskCopy | PeerCopy, progress: Progress, fill: Callable[[Target], None], options: Options
+        self, step: DiskCopy | PeerCopy, progress: Progress, fill: Callable[[Run], None], options: Options
     ) -> None:
         with self._store.lock:
             if progress.stop:
@@ -262,10 +266,10 @@ class Filler:
             copy = self._store.copies.get((step.domain, step.item))
             if copy is None:
                 raise Abandoned
-            extent = copy.extent
-        name = f"weights/{step.domain}"
-        self._view(name)
-        fill(Target(self._store.pool(name), extent.offset, lambda: self._range(name, extent)))
+            target = self._run(step.domain, copy.extent)
+            # Not before: what waits for its turn takes no memory.
+            target.pool.back(target.offset, target.size_bytes)
+        fill(target)
         with self._store.lock:
             copy.valid = True
         progress.copied_bytes += step.size_bytes

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from medley_engine.memory.mapping import Pool
+from medley_engine.memory.pools import POOL_BYTES, Memory, Pool, Run
 from medley_engine.memory.records import Configuration, ConflictError, Holder, UnknownNameError
 
 
@@ -19,10 +18,10 @@ class KvLeases:
         blocks_per_rank: int,
         holders: Mapping[str, Holder],
         configs: Callable[[], Mapping[str, Configuration]],
-        pools: Mapping[str, Pool],
+        memory: Memory,
     ) -> None:
         self.block_bytes, self._blocks_per_rank = block_bytes, blocks_per_rank
-        self._holders, self._configs, self._pools = holders, configs, pools
+        self._holders, self._configs, self._memory = holders, configs, memory
 
     def pool_name(self, holder: str) -> str:
         """KV pool of a holder: one per domain and tensor-parallel shard."""
@@ -36,6 +35,18 @@ class KvLeases:
         if name not in self._holders:
             raise UnknownNameError(name)
         return self._holders[name]
+
+    def backed(self, holder: str) -> tuple[Pool, int]:
+        """A holder's pool, ready to be mapped, and how many bytes of it: in sparse memory more than can be lent today,
+        since the pool may grow while an instance runs; else what one rank may ever have.
+
+        Raises:
+            MemoryError: there is no room for it.
+        """
+        pool = self._memory.pool(self.pool_name(holder))
+        size = POOL_BYTES if self._memory.sparse else self.block_bytes * self._blocks_per_rank
+        pool.back(0, size)
+        return pool, size
 
     def capacity(self, pool: str) -> int:
         """Blocks of a pool: those of the ranks that use it in the largest configuration that is pinned or attached to,
@@ -105,29 +116,39 @@ class KvLeases:
         if len(given) < len(blocks):
             taker.blocks -= set(given)
             raise ConflictError(f"{target} has no room for {len(blocks)} blocks")
-        size, here, there = self.block_bytes, self._pools[self._pool_of(giver)], self._pools[self._pool_of(taker)]
+        size, here, there = self.block_bytes, *(self._memory.pool(self._pool_of(held)) for held in (giver, taker))
         for old, new in zip(blocks, given, strict=True):
-            os.pwrite(there.fd, os.pread(here.fd, size, old * size), new * size)
+            there.copy_from(new * size, Run(here, old * size, size))
         giver.blocks -= set(blocks)
         self.punch_surplus(giver, set(blocks))
         return given
 
     def punch_beyond(self) -> None:
         """A configuration went: give back the memory of blocks beyond what may be lent now."""
-        for name, pool in self._pools.items():
-            if name.startswith("kv/"):
+        self.drop_idle()
+        for name, pool in self._memory.pools.items():
+            if name.startswith("kv/") and self._memory.sparse:
                 at = self.capacity(name)
-                for block in [*sorted(b for b in self._lent(name) if b >= at), pool.capacity_bytes // self.block_bytes]:
+                for block in [*sorted(b for b in self._lent(name) if b >= at), POOL_BYTES // self.block_bytes]:
                     if block > at:
                         pool.punch(at * self.block_bytes, (block - at) * self.block_bytes)
                     at = block + 1
 
+    def drop_idle(self) -> None:
+        """Memory that is not sparse goes as a whole, once no rank maps a pool and nobody may lend from it."""
+        if self._memory.sparse:
+            return
+        mapped = {self._pool_of(held) for held in self._holders.values()}
+        for name, pool in self._memory.pools.items():
+            if name.startswith("kv/") and name not in mapped and not self.capacity(name):
+                pool.punch(0, POOL_BYTES)
+
     def punch_surplus(self, held: Holder, blocks: set[int]) -> None:
         """Blocks beyond a pool's capacity (left over from a larger configuration) give their memory back at once."""
-        if held.config not in self._configs():
+        if held.config not in self._configs() or not self._memory.sparse:
             return
         pool = self._pool_of(held)
-        if pool in self._pools:
+        if pool in self._memory.pools:
             capacity = self.capacity(pool)
             for block in sorted(b for b in blocks if b >= capacity):
-                self._pools[pool].punch(block * self.block_bytes, self.block_bytes)
+                self._memory.pools[pool].punch(block * self.block_bytes, self.block_bytes)

@@ -1,4 +1,4 @@
-"""Linux memory primitives: pooled memfds, and virtual ranges into which their pages are mapped one item at a time.
+"""Linux memory primitives: virtual ranges into which pages of files are mapped one item at a time.
 
 Python's ``mmap`` takes no address, so ranges are reserved and filled through ``libc.mmap`` with ``MAP_FIXED``. A
 range that is in use is never given other bytes under its reader: a new view is built beside the old one, and the old
@@ -42,47 +42,10 @@ def copy_memory(target: int, source: int, size_bytes: int) -> None:
     _LIBC.memmove(target, source, size_bytes)
 
 
-@dataclass
-class Pool:
-    """One memfd that holds many items at offsets. It is sparse: only pages that were written take memory."""
-
-    name: str
-    fd: int
-    capacity_bytes: int
-
-    @classmethod
-    def create(cls, name: str, capacity_bytes: int) -> Pool:
-        """Make an empty pool. ``capacity_bytes`` bounds addresses, not memory."""
-        fd = os.memfd_create(f"medley:{name}", os.MFD_CLOEXEC)
-        os.ftruncate(fd, capacity_bytes)
-        return cls(name, fd, capacity_bytes)
-
-    @classmethod
-    def adopt(cls, name: str, fd: int) -> Pool:
-        """Take over a pool that another process made."""
-        return cls(name, fd, os.fstat(fd).st_size)
-
-    @property
-    def resident_bytes(self) -> int:
-        """Memory that the pool takes now."""
-        return os.fstat(self.fd).st_blocks * 512
-
-    def write(self, offset: int, data: memoryview) -> None:
-        """Write bytes at an offset; the interpreter lock is released meanwhile."""
-        at = 0
-        while at < len(data):
-            at += os.pwrite(self.fd, data[at:], offset + at)
-
-    def punch(self, offset: int, size_bytes: int) -> None:
-        """Give the memory of a run back to the system; it reads as zeros from then on."""
-        if _LIBC.fallocate(self.fd, _FALLOC_PUNCH_HOLE | _FALLOC_KEEP_SIZE, offset, size_bytes) != 0:
-            raise _fail("fallocate(PUNCH_HOLE)")
-
-    def close(self) -> None:
-        """Drop this process's handle; the memory lives as long as any process holds one."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+def punch(fd: int, offset: int, size_bytes: int) -> None:
+    """Give the memory of a run of a file back to the system; it reads as zeros from then on."""
+    if _LIBC.fallocate(fd, _FALLOC_PUNCH_HOLE | _FALLOC_KEEP_SIZE, offset, size_bytes) != 0:
+        raise _fail("fallocate(PUNCH_HOLE)")
 
 
 @dataclass

@@ -1,40 +1,28 @@
-"""Copies between memories: within one node by the processor, or over a link by gloo."""
+"""Copies between memories: by whoever can reach both, or over a link by gloo."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol
 
-from medley_engine.memory.mapping import Pool
-
-
-@dataclass(frozen=True)
-class Target:
-    """Where an item goes: a run of a pool, and a way to map it."""
-
-    pool: Pool
-    offset: int
-    view: Callable[[], memoryview]
+from medley_engine.memory.pools import Run
 
 
 class PeerTransport(Protocol):
     """Moves the bytes of one item."""
 
-    def copy(self, source: memoryview, target: Target) -> None:
-        """Copy ``source`` (which may be read-only) to ``target``."""
+    def copy(self, source: Run, target: Run) -> None:
+        """Copy one run to another of the same size; returns when it is there."""
 
 
-class MemoryTransport:
-    """Both memories belong to this node. The target is written as a file: its pages are neither cleared nor mapped
-    before, which takes half the time of a memmove into fresh pages.
-    """
+class DirectTransport:
+    """Both memories can be reached from here: the processor copies, or a GPU from its peer."""
 
-    def copy(self, source: memoryview, target: Target) -> None:
+    def copy(self, source: Run, target: Run) -> None:
         """See :class:`PeerTransport`."""
-        target.pool.write(target.offset, source)
+        target.pool.copy_from(target.offset, source)
 
 
 class GlooEnd:
@@ -83,8 +71,9 @@ class GlooTransport:
             self._sender, self._receiver = threads.map(lambda rank: GlooEnd(store, rank), (0, 1))
         self._receiving = ThreadPoolExecutor(1, thread_name_prefix="gloo-receive")
 
-    def copy(self, source: memoryview, target: Target) -> None:
+    def copy(self, source: Run, target: Run) -> None:
         """See :class:`PeerTransport`."""
-        received = self._receiving.submit(self._receiver.receive, target.view())
-        self._sender.send(source)
-        received.result()
+        with target.pool.filling(target.offset, target.size_bytes) as view:
+            received = self._receiving.submit(self._receiver.receive, view)
+            self._sender.send(source.pool.reading(source.offset, source.size_bytes))
+            received.result()

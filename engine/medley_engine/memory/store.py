@@ -18,13 +18,11 @@ from medley_engine.config import DTYPE_BYTES, Topology
 from medley_engine.extents import Extent, ExtentAllocator
 from medley_engine.layout import Layout
 from medley_engine.memory.leases import KvLeases
-from medley_engine.memory.mapping import PAGE_BYTES, Pool
+from medley_engine.memory.mapping import PAGE_BYTES
+from medley_engine.memory.pools import POOL_BYTES, Memory, Pool
 from medley_engine.memory.records import Configuration, ConflictError, Copy, Holder, UnknownNameError, start_ticks
 from medley_engine.placement import Placement, check
 from medley_engine.transition import Transition, plan
-
-POOL_BYTES = 1 << 40
-"""Address space of a pool; memory is taken only for pages that are written."""
 
 
 class Store:
@@ -32,11 +30,10 @@ class Store:
     itself.
     """
 
-    def __init__(self, layout: Layout, block_tokens: int, blocks_per_rank: int, pools: dict[str, Pool]) -> None:
-        self.layout = layout
+    def __init__(self, layout: Layout, block_tokens: int, blocks_per_rank: int, memory: Memory) -> None:
+        self.layout, self._memory = layout, memory
         elements = layout.config.kv_token_elements(layout.tensor_parallel) * block_tokens
         self.block_bytes = -(-elements * DTYPE_BYTES[layout.dtype] // PAGE_BYTES) * PAGE_BYTES
-        self.pools = pools
         self.lock = threading.RLock()
         self.copies: dict[tuple[str, str], Copy] = {}
         self.configs: dict[str, Configuration] = {}
@@ -49,16 +46,19 @@ class Store:
             blocks_per_rank=blocks_per_rank,
             holders=self.holders,
             configs=lambda: self.configs,
-            pools=pools,
+            memory=memory,
         )
 
     # --- pools -------------------------------------------------------------------------------------------------
 
+    @property
+    def pools(self) -> Mapping[str, Pool]:
+        """Pools by name, of weights and of KV blocks."""
+        return self._memory.pools
+
     def pool(self, name: str) -> Pool:
         """The pool of this name, made on first use."""
-        if name not in self.pools:
-            self.pools[name] = Pool.create(name, POOL_BYTES)
-        return self.pools[name]
+        return self._memory.pool(name)
 
     def _allocator(self, domain: str) -> ExtentAllocator:
         if domain not in self._allocators:
@@ -120,7 +120,7 @@ class Store:
         )
 
     def reserve(self, domain: str, item: str) -> Copy:
-        """Allocate pages for a copy that will be filled; a half-filled one of a broken attempt is taken over."""
+        """Find a place for a copy that will be filled; a half-filled one of a broken attempt is taken over."""
         copy = self.copies.get((domain, item))
         if copy is None:
             copy = Copy(self._allocator(domain).allocate(self.layout.items[item].size_bytes), valid=False)
@@ -240,6 +240,7 @@ class Store:
         if gone is not None:
             self.kv.punch_surplus(gone, gone.blocks)
             self.collect()
+            self.kv.drop_idle()
 
     def arrived(self, name: str) -> list[tuple[str, str]]:
         """(domain, item) of whole copies that ranks of a configuration have at home and still map elsewhere."""
@@ -290,6 +291,7 @@ class Store:
         for config in self.configs.values():
             config.pinned = config.pinned and config.prepared
         self.collect()
+        self.kv.drop_idle()
         self._free_strays()
 
     def _free_strays(self) -> None:
@@ -301,7 +303,7 @@ class Store:
                 ends = sorted(
                     (copy.extent.offset, copy.extent.end) for (d, _), copy in self.copies.items() if d == domain
                 )
-                for start, end in [*ends, (pool.capacity_bytes, pool.capacity_bytes)]:
+                for start, end in [*ends, (POOL_BYTES, POOL_BYTES)]:
                     if start > at:
                         pool.punch(at, start - at)
                     at = end

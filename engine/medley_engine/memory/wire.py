@@ -60,10 +60,15 @@ def encode(frame: Frame) -> bytes:
 
 
 def send_frame(connection: socket.socket, frame: Frame, fds: Sequence[int] = ()) -> None:
-    """Send one frame, descriptors with its first byte."""
-    data = encode(frame)
-    sent = socket.send_fds(connection, [data], list(fds)) if fds else 0
-    connection.sendall(memoryview(data)[sent:])
+    """Send one frame, descriptors with its first bytes: so many with each as the kernel takes at once."""
+    data = memoryview(encode(frame))
+    batches = [list(fds[start : start + _MAX_FDS]) for start in range(0, len(fds), _MAX_FDS)]
+    if len(batches) > len(data):
+        raise ValueError(f"a frame of {len(data)} bytes cannot carry {len(fds)} descriptors")
+    sent = 0
+    for number, batch in enumerate(batches, 1):
+        sent += socket.send_fds(connection, [data[sent:] if number == len(batches) else data[sent : sent + 1]], batch)
+    connection.sendall(data[sent:])
 
 
 def receive_frame(connection: socket.socket) -> tuple[Frame, list[int]]:

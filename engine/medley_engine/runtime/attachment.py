@@ -19,6 +19,7 @@ from medley_engine.memory import wire
 from medley_engine.memory.client import ManagerClient
 from medley_engine.memory.records import parse_placement
 from medley_engine.runtime.collective import Collective
+from medley_engine.runtime.devices import Device
 from medley_engine.runtime.experts import StepCalledOffError
 from medley_engine.runtime.model import MoeModel
 from medley_engine.runtime.sampling import draw
@@ -44,29 +45,38 @@ class Attachment:
         comm: Collective,
         manager: ManagerClient,
         remapper: ManagerClient,
+        device: Device,
         call_off: Callable[[], bool],
         populate: bool = False,
     ) -> None:
         self.config, self.draining = config, False
         self._spec, self._comm, self._manager = spec, comm, manager
         self._remapper, self._mapping, self._closed = remapper, threading.Lock(), False
+        self._device = device
         start = time.perf_counter()
         reply, fds = manager.call_fds("attach", config=config, rank=spec.rank, holder=spec.holder)
         asked = time.perf_counter()
         self._capacity, block_bytes = int(reply["kvCapacity"]), int(reply["blockBytes"])
         try:
             options = AttachOptions(zero_copy=spec.zero_copy, page_remap=spec.page_remap, populate=populate)
-            self._weights = attach(layout, _places(reply), fds[1:], options)
+            self._weights = attach(layout, _places(reply), fds[1:], options, device)
             mapped = time.perf_counter()
-            kv_fd = fds[0] if spec.shared_kv else _private_kv(block_bytes, self._capacity)
-            self._cache = KvCache(kv_fd, layout, spec.block_tokens, block_bytes)
+            kv_bytes = int(reply["kvBytes"])
+            if not spec.shared_kv:
+                # A KV pool of this process alone, as an engine of its own would have (an ablation).
+                fds.append(device.private(kv_bytes, block_bytes * self._capacity))
+            self._cache = KvCache(
+                fds[0] if spec.shared_kv else fds[-1], kv_bytes, layout,
+                block_tokens=spec.block_tokens, block_bytes=block_bytes, device=device,
+            )  # fmt: skip
         finally:
             for fd in fds:
                 os.close(fd)
         placement = parse_placement(reply["placement"])
         self.model = MoeModel(
-            layout.config, self._weights, self._cache, placement, comm, invariant=spec.batch_invariant
-        )
+            layout.config, self._weights, self._cache, placement, comm,
+            invariant=spec.batch_invariant, device=device.torch,
+        )  # fmt: skip
         self.model.experts.call_off = call_off
         self.scheduler = self._new_scheduler()
         self.scheduler.free = list(reply["blocks"])
@@ -93,6 +103,7 @@ class Attachment:
         """Let go of every page, and tell the manager."""
         with self._mapping:
             self._closed = True
+            self._device.synchronise()
             del self.model
             self._weights.close()
             self._cache.close()
@@ -102,14 +113,16 @@ class Attachment:
         """Map items anew, so that the pages that they lay in can go: those that leave this rank's memory where they
         are now, or (``home``) borrowed ones where they arrived in it. Returns how many.
 
-        A step may run meanwhile, in another thread: what it reads has the same bytes before and after, and the kernel
-        puts one mapping in another's place whole.
+        Where the device ``remaps_live``, a step may run meanwhile, in another thread: what it reads has the same bytes
+        before and after, and the kernel puts one mapping in another's place whole. Elsewhere it is called between
+        steps.
         """
         ask, done = ("home", "settled") if home else ("borrow", "give_back")
         with self._mapping:
             if self._closed:
                 return 0
             reply, fds = self._remapper.call_fds(ask, holder=self._spec.holder, items=list(items))
+            self._device.synchronise()
             try:
                 places = _places(reply)
                 self._weights.remap(places, fds)
@@ -258,12 +271,3 @@ def choose_nothing(comm: Collective) -> list[Slice]:
 
 def _places(reply: wire.Frame) -> list[Place]:
     return [(str(key), int(pool), int(offset), int(size)) for key, pool, offset, size in reply["items"]]
-
-
-def _private_kv(block_bytes: int, capacity: int) -> int:
-    """A KV pool of this process alone (an ablation); all of it is touched, as an engine of its own would."""
-    fd = os.memfd_create("medley:private-kv", os.MFD_CLOEXEC)
-    os.ftruncate(fd, block_bytes << 16)
-    for block in range(capacity):
-        os.pwrite(fd, bytes(block_bytes), block * block_bytes)
-    return fd

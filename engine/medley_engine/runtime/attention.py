@@ -46,12 +46,12 @@ def first_seen(config: ModelConfig, piece: Slice) -> int:
     return 0 if config.sliding_window is None else max(0, piece.start + 1 - config.sliding_window)
 
 
-def mask_of(config: ModelConfig, piece: Slice) -> torch.Tensor | None:
+def mask_of(config: ModelConfig, piece: Slice, device: torch.device) -> torch.Tensor | None:
     """True where a new token (row) must not see a position (column, from :func:`first_seen`)."""
     if piece.count == 1:
         return None
-    rows = torch.arange(piece.start, piece.start + piece.count)[:, None]
-    columns = torch.arange(first_seen(config, piece), piece.start + piece.count)[None, :]
+    rows = torch.arange(piece.start, piece.start + piece.count, device=device)[:, None]
+    columns = torch.arange(first_seen(config, piece), piece.start + piece.count, device=device)[None, :]
     hidden = columns > rows
     if config.sliding_window is not None:
         hidden = hidden | (columns <= rows - config.sliding_window)

@@ -1,5 +1,6 @@
 """Collectives of one instance, without global state: instances of several sizes live side by side in one node, and a
-process can belong to one today and none tomorrow. Tensors travel as bytes over a :class:`Mesh`.
+process can belong to one today and none tomorrow. Tensors travel as bytes over a :class:`Mesh`; those of GPUs go
+through the node's memory on their way, which works between any two devices and asks nothing of a new instance.
 """
 
 from __future__ import annotations
@@ -17,13 +18,17 @@ _FLAG = struct.Struct("<Q")
 def _bytes_of(tensor: torch.Tensor) -> memoryview:
     if not tensor.numel():
         return memoryview(b"")
-    return memoryview(tensor.contiguous().view(torch.uint8).numpy()).cast("B")
+    return memoryview(tensor.contiguous().view(torch.uint8).cpu().numpy()).cast("B")
+
+
+def _tensor_from(data: memoryview | bytearray, like: torch.Tensor) -> torch.Tensor:
+    return torch.frombuffer(data, dtype=like.dtype).to(like.device)
 
 
 def _rows_from(data: memoryview, like: torch.Tensor) -> torch.Tensor:
     if not data:
         return like.new_empty((0, like.shape[1]))
-    return torch.frombuffer(data, dtype=like.dtype).view(-1, like.shape[1])
+    return _tensor_from(data, like).view(-1, like.shape[1])
 
 
 class Collective:
@@ -87,10 +92,7 @@ class Collective:
         assert self._mesh is not None
         others = [rank for rank in self._group if rank != self.rank]
         got = self._mesh.swap(dict.fromkeys(others, _bytes_of(part)), others)
-        return [
-            part if rank == self.rank else torch.frombuffer(got[rank], dtype=part.dtype).view(part.shape)
-            for rank in self._group
-        ]
+        return [part if rank == self.rank else _tensor_from(got[rank], part).view(part.shape) for rank in self._group]
 
     def from_leader(self, data: bytes) -> bytes:
         """Bytes of the tensor-parallel group's first rank; what the others pass is ignored."""

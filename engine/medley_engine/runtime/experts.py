@@ -45,14 +45,21 @@ class ExpertLayers:
     """
 
     def __init__(
-        self, config: ModelConfig, weights: Weights, placement: Placement, collective: Collective, *, invariant: bool
+        self,
+        config: ModelConfig,
+        weights: Weights,
+        placement: Placement,
+        collective: Collective,
+        *,
+        invariant: bool,
+        device: torch.device,
     ) -> None:
         self._c, self._w, self._comm, self._invariant = config, weights, collective, invariant
-        self._targets = targets(placement, config, collective.rank)
+        self._targets = {at: to.to(device) for at, to in targets(placement, config, collective.rank).items()}
         few = config.experts >= _FEW_ROWS_SHARE * config.experts_per_token
         self._tile = DECODE_ROWS if few else PROMPT_ROWS
         self.call_off: Callable[[], bool] = lambda: False
-        self.tokens = torch.zeros(len(config.moe_layers), config.experts, dtype=torch.int64)
+        self.tokens = torch.zeros(len(config.moe_layers), config.experts, dtype=torch.int64, device=device)
 
     def forward(self, layer: int, x: torch.Tensor, products: Products) -> torch.Tensor:
         """Output (rows, hidden) of the routed experts for x (rows, hidden); every rank must call it.
@@ -101,7 +108,7 @@ class ExpertLayers:
         comm, choices = self._comm, chosen.shape[1]
         target = self._targets[layer][chosen.reshape(-1)]
         order = torch.argsort(target[:, 0], stable=True)
-        sources = torch.arange(x.shape[0]).repeat_interleave(choices)[order]
+        sources = torch.arange(x.shape[0], device=x.device).repeat_interleave(choices)[order]
         slots = target[order, 1]
         sent = torch.bincount(target[:, 0], minlength=comm.size).tolist()
         # The slot travels with its row as two small numbers, exact in every float type.

@@ -34,17 +34,19 @@ class MoeModel:
         collective: Collective,
         *,
         invariant: bool = True,
+        device: torch.device | None = None,
     ) -> None:
         self._c, self._w, self._cache, self._comm = config, weights, cache, collective
-        self._invariant = invariant
+        self._invariant, self._device = invariant, device or torch.device("cpu")
         shards = collective.tensor_parallel
         self._attention = (
             LatentAttention(config, config.latent, weights, cache, shards)
             if config.latent is not None
             else GroupedAttention(config, weights, cache, shards)
         )
-        self.experts = ExpertLayers(config, weights, placement, collective, invariant=invariant)
-        self._frequencies, self._rotary_factor = frequencies(config)
+        self.experts = ExpertLayers(config, weights, placement, collective, invariant=invariant, device=self._device)
+        on_host, self._rotary_factor = frequencies(config)
+        self._frequencies = on_host.to(self._device)
 
     @torch.inference_mode()
     def forward(self, batch: Sequence[Slice]) -> torch.Tensor:
@@ -56,18 +58,21 @@ class MoeModel:
         Raises:
             StepCalledOffError: a rank called the step off, on all ranks alike.
         """
-        tokens = torch.tensor([t for piece in batch for t in piece.tokens], dtype=torch.int64)
+        tokens = self._integers([t for piece in batch for t in piece.tokens])
         hidden = self._w.tensors[-1, "model.embed_tokens.weight"][tokens]
         step = self._step(batch, hidden.dtype)
         for layer in range(self._c.layers):
             hidden = self._layer(layer, hidden, step)
         return self._head(hidden, step)
 
+    def _integers(self, values: Sequence[int]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.int64, device=self._device)
+
     def _step(self, batch: Sequence[Slice], dtype: torch.dtype) -> Step:
         size = self._cache.block_tokens
         positions = [p for s in batch for p in range(s.start, s.start + s.count)]
         blocks = [s.blocks[p // size] for s in batch for p in range(s.start, s.start + s.count)]
-        at = torch.tensor(positions, dtype=torch.int64)
+        at = self._integers(positions)
         angles = at[:, None, None].float() * self._frequencies
         factor = self._rotary_factor
         return Step(
@@ -75,9 +80,9 @@ class MoeModel:
             rows=len(positions),
             products=Products(segments_of(batch), invariant=self._invariant),
             rotary=((angles.cos() * factor).to(dtype), (angles.sin() * factor).to(dtype)),
-            slots=(torch.tensor(blocks, dtype=torch.int64), at % size),
-            tables=[torch.tensor(s.blocks[: -(-(s.start + s.count) // size)], dtype=torch.int64) for s in batch],
-            masks=[mask_of(self._c, s) for s in batch],
+            slots=(self._integers(blocks), at % size),
+            tables=[self._integers(s.blocks[: -(-(s.start + s.count) // size)]) for s in batch],
+            masks=[mask_of(self._c, s, self._device) for s in batch],
         )
 
     def _layer(self, layer: int, hidden: torch.Tensor, step: Step) -> torch.Tensor:

@@ -6,7 +6,7 @@ and whether it knows that the coordinator is gone. They fall asleep together onl
 seen the same, so no rank ever waits in a collective for one that sleeps.
 
 A second thread maps pages anew where items move between memories (``remap``): the bytes are the same, so the step
-that runs needs not end first.
+that runs needs not end first. A GPU's addresses cannot be mapped over, so there it is done between steps.
 
 The coordinator talks to each rank over a Unix socket. When it dies, sequences are dropped (their clients are gone
 with it), pages stay attached, and the rank waits for the next coordinator.
@@ -34,6 +34,7 @@ from medley_engine.memory import wire
 from medley_engine.memory.client import ManagerClient
 from medley_engine.runtime.attachment import Attachment, choose_nothing
 from medley_engine.runtime.collective import Collective
+from medley_engine.runtime.devices import device_of
 from medley_engine.runtime.mailbox import Mailbox
 from medley_engine.runtime.sampling import draw
 from medley_engine.runtime_spec import RankSpec
@@ -48,12 +49,14 @@ class Rank:
         run_dir = Path(spec.run_dir)
         config = parse_model_config(json.loads((Path(spec.model) / "config.json").read_text()))
         self.layout = Layout(config, spec.dtype, spec.tensor_parallel, spec.page_bytes)
+        self.device = device_of(spec.device, spec.rank)
         self.comm = Collective(
             run_dir / spec.instance, spec.rank, spec.size, token=token, tensor_parallel=spec.tensor_parallel
         )
         self.manager = ManagerClient(run_dir / "hmm.sock", token, role="rank")
         self.remapper = ManagerClient(run_dir / "hmm.sock", token, role="rank")
-        self.mailbox = Mailbox(wire.listen(spec.socket_path), token, apart=frozenset({"remap"}))
+        aside = frozenset({"remap"} if self.device.remaps_live else ())
+        self.mailbox = Mailbox(wire.listen(spec.socket_path), token, apart=aside)
         self.attached: Attachment | None = None
         self.wake_seq = 0
         self.awake = False
@@ -63,7 +66,7 @@ class Rank:
 
     def run(self) -> None:
         """Obey until told to stop."""
-        _exercise(self.spec)
+        _exercise(self.spec, self.device.torch)
         threading.Thread(target=self._remap_forever, name="remap", daemon=True).start()
         while True:
             while not self.awake or not self.mailbox.inbox.empty():
@@ -124,7 +127,8 @@ class Rank:
             raise ValueError(f"attached to {self.attached.config} already")
         self.attached = Attachment(
             name, spec=self.spec, layout=self.layout, comm=self.comm, manager=self.manager,
-            remapper=self.remapper, call_off=self.mailbox.wants_export, populate=bool(frame.get("populate")),
+            remapper=self.remapper, device=self.device, call_off=self.mailbox.wants_export,
+            populate=bool(frame.get("populate")),
         )  # fmt: skip
         self._reply(frame, seconds=self.attached.seconds, privateBytes=self.attached.private_bytes)
 
@@ -163,6 +167,8 @@ class Rank:
         manager passes them on, or the rank lets go.
         """
         self.mailbox.exported()
+        # A step that was called off may still write keys and values.
+        self.device.synchronise()
         given = self.attached.scheduler.export() if self.attached is not None else []
         self._reply(frame, sequences=[s.dump() for s in given])
 
@@ -215,12 +221,13 @@ class Rank:
             self.awake = False
 
 
-def _exercise(spec: RankSpec) -> None:
+def _exercise(spec: RankSpec, device: torch.device) -> None:
     """Pay for lazy initialisation while still a standby: first products, first sort, first softmax."""
-    x = torch.zeros(16, 64, dtype=torch.float32)
+    x = torch.zeros(16, 64, dtype=torch.float32, device=device)
     torch.nn.functional.silu(x @ x.T).softmax(-1).topk(2)
-    torch.argsort(torch.zeros(4, dtype=torch.int64), stable=True)
-    torch.bincount(torch.zeros(4, dtype=torch.int64), minlength=4)
+    numbers = torch.zeros(4, dtype=torch.int64, device=device)
+    torch.argsort(numbers, stable=True)
+    torch.bincount(numbers, minlength=4)
     draw(x[0], SamplingParams(max_tokens=1), spec.rank)
 
 

@@ -11,13 +11,14 @@ import gc
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
 from medley_engine.layout import Layout, Piece
-from medley_engine.memory.mapping import VirtualRange, copy_memory
+from medley_engine.memory.pools import Range
+from medley_engine.runtime.devices import Device
 
+_MAX_BLOCKS = 1 << 16
 TORCH_DTYPE = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
 
@@ -52,12 +53,12 @@ class Weights:
     experts: dict[int, Experts] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     private_bytes: int = 0
-    _ranges: list[VirtualRange] = field(default_factory=list)
-    _places: dict[str, tuple[VirtualRange, int]] = field(default_factory=dict)
+    _ranges: list[Range] = field(default_factory=list)
+    _places: dict[str, tuple[Range, int]] = field(default_factory=dict)
 
     def remap(self, items: Sequence[Place], fds: Sequence[int]) -> None:
         """Show items from other pages at the addresses they have. The same bytes, so every tensor over them goes on as
-        it is, also under a step that reads them.
+        it is, where the device allows it (``remaps_live``) also under a step that reads them.
         """
         for key, pool, offset, size in items:
             mapped, at = self._places[key]
@@ -74,9 +75,9 @@ class Weights:
         self._places.clear()
 
 
-def _tensor(mapped: VirtualRange, at: int, piece: Piece, dtype: torch.dtype) -> torch.Tensor:
-    size = piece.elements * dtype.itemsize
-    return torch.frombuffer(mapped.buffer(at + piece.offset_bytes, size), dtype=dtype).view(piece.shape)
+def _tensor(flat: torch.Tensor, at: int, piece: Piece, dtype: torch.dtype) -> torch.Tensor:
+    start = at + piece.offset_bytes
+    return flat[start : start + piece.elements * dtype.itemsize].view(dtype).view(piece.shape)
 
 
 def _short(tensor: str) -> str:
@@ -88,7 +89,9 @@ Place = tuple[str, int, int, int]
 """Where an item lies, as the manager tells it: key, number of the pool, offset in it, size."""
 
 
-def attach(layout: Layout, items: Sequence[Place], fds: Sequence[int], options: AttachOptions) -> Weights:
+def attach(
+    layout: Layout, items: Sequence[Place], fds: Sequence[int], options: AttachOptions, device: Device
+) -> Weights:
     """Map a rank's items and build its tensors.
 
     Args:
@@ -96,23 +99,25 @@ def attach(layout: Layout, items: Sequence[Place], fds: Sequence[int], options: 
         items: in mapping order, as the manager gave them.
         fds: the pools, by number.
         options: see :class:`AttachOptions`.
+        device: where the rank computes.
     """
     weights = Weights()
     dtype = TORCH_DTYPE[layout.dtype]
     start = time.perf_counter()
     dense = [entry for entry in items if layout.items[entry[0]].expert is None]
-    mapped = _map(weights, fds, dense, private=not options.zero_copy, populate=options.populate)
-    at = 0
+    mapped = _map(weights, fds, dense, device, private=not options.zero_copy, populate=options.populate)
+    flat, at = device.tensor(mapped, 0, mapped.size_bytes), 0
     for key, _, _, size in dense:
         item = layout.items[key]
         for piece in item.pieces:
-            weights.tensors[item.layer, _short(piece.tensor)] = _tensor(mapped, at, piece, dtype)
+            weights.tensors[item.layer, _short(piece.tensor)] = _tensor(flat, at, piece, dtype)
         at += size
     weights.seconds["attachDense"] = time.perf_counter() - start
     start = time.perf_counter()
     for layer, entries in _by_layer(layout, items).items():
         private = not (options.zero_copy and options.page_remap)
-        weights.experts[layer] = _experts(layout, weights, fds, entries, private=private, populate=options.populate)
+        mapped = _map(weights, fds, entries, device, private=private, populate=options.populate)
+        weights.experts[layer] = _experts(layout, device.tensor(mapped, 0, mapped.size_bytes), entries)
     weights.seconds["mapExperts"] = time.perf_counter() - start
     return weights
 
@@ -127,15 +132,15 @@ def _by_layer(layout: Layout, items: Sequence[Place]) -> Mapping[int, list[Place
 
 
 def _map(
-    weights: Weights, fds: Sequence[int], entries: Sequence[Place], *, private: bool, populate: bool
-) -> VirtualRange:
+    weights: Weights, fds: Sequence[int], entries: Sequence[Place], device: Device, *, private: bool, populate: bool
+) -> Range:
     """One range over all entries, in order; runs that touch in the pool too take one mapping."""
-    mapped = VirtualRange(sum(size for _, _, _, size in entries))
+    mapped = device.reserve(sum(size for _, _, _, size in entries))
     weights._ranges.append(mapped)
     at = 0
     for pool, offset, size in _runs(entries):
         if private:
-            _copy_in(mapped, fds[pool], offset, at, size)
+            device.copy_in(mapped, fds[pool], offset, at, size)
             weights.private_bytes += size
         else:
             mapped.map(fds[pool], offset, at, size, populate=populate)
@@ -157,22 +162,11 @@ def _runs(entries: Sequence[Place]) -> list[tuple[int, int, int]]:
     return runs
 
 
-def _copy_in(mapped: VirtualRange, fd: int, offset: int, at: int, size: int) -> None:
-    window = VirtualRange(size)
-    window.map(fd, offset, 0, size)
-    mapped.back_privately(at, size)
-    copy_memory(mapped.address + at, window.address, size)
-    window.close()
-
-
-def _experts(
-    layout: Layout, weights: Weights, fds: Sequence[int], entries: Sequence[Place], *, private: bool, populate: bool
-) -> Experts:
+def _experts(layout: Layout, flat: torch.Tensor, entries: Sequence[Place]) -> Experts:
     dtype, config = TORCH_DTYPE[layout.dtype], layout.config
-    mapped = _map(weights, fds, entries, private=private, populate=populate)
     item = layout.items[entries[0][0]]
     gate, up, down = item.pieces
-    flat = torch.frombuffer(mapped.buffer(0, item.size_bytes * len(entries)), dtype=dtype)
+    flat = flat[: item.size_bytes * len(entries)].view(dtype)
     if up.offset_bytes != gate.elements * dtype.itemsize:
         raise ValueError("gate and up must lie next to each other")
     stride, hidden, width = item.size_bytes // dtype.itemsize, config.hidden_size, config.expert_width
@@ -188,20 +182,31 @@ class KvCache:
     """The rank's window on its KV pool: (blocks, layers, sides, block tokens, heads, size), a block contiguous. The
     sides are keys and values, or one latent vector from which both are made.
 
-    The window spans more blocks than are lent today, since the pool may grow while an instance runs.
+    The window may span more blocks than are lent today, since the pool may grow while an instance runs.
+
+    Args:
+        fd: the pool.
+        pool_bytes: how much of it can be mapped.
+        layout: of the model.
+        block_tokens: tokens of a block.
+        block_bytes: distance of two blocks in the pool.
+        device: where the rank computes.
     """
 
-    def __init__(self, fd: int, layout: Layout, block_tokens: int, block_bytes: int, max_blocks: int = 1 << 16) -> None:
+    def __init__(
+        self, fd: int, pool_bytes: int, layout: Layout, *, block_tokens: int, block_bytes: int, device: Device
+    ) -> None:
         config, dtype = layout.config, TORCH_DTYPE[layout.dtype]
         sides, heads, size = config.kv_shape(layout.tensor_parallel)
         self.block_tokens = block_tokens
-        self._mapped = VirtualRange(block_bytes * max_blocks)
-        self._mapped.map(fd, 0, 0, block_bytes * max_blocks, writable=True)
-        flat: Any = torch.frombuffer(self._mapped.buffer(), dtype=dtype)
+        blocks = min(pool_bytes // block_bytes, _MAX_BLOCKS)
+        self._mapped = device.reserve(block_bytes * blocks)
+        self._mapped.map(fd, 0, 0, self._mapped.size_bytes, writable=True)
+        flat = device.tensor(self._mapped, 0, block_bytes * blocks).view(dtype)
         token = heads * size
         side = block_tokens * token
         self.blocks: torch.Tensor | None = flat.as_strided(
-            (max_blocks, config.layers, sides, block_tokens, heads, size),
+            (blocks, config.layers, sides, block_tokens, heads, size),
             (block_bytes // dtype.itemsize, sides * side, side, token, size, 1),
         )
 

@@ -58,8 +58,8 @@ class Instance:
         s = self.settings
         return RankSpec(
             instance=self.id, rank=rank, size=self.ranks, tensor_parallel=s.tensor_parallel, model=s.model,
-            dtype=s.dtype, page_bytes=s.page_bytes, block_tokens=s.block_tokens, run_dir=s.run_dir,
-            chunk_tokens=s.chunk_tokens, budget_tokens=s.budget_tokens, max_running=s.max_running,
+            device=s.device, dtype=s.dtype, page_bytes=s.item_page_bytes, block_tokens=s.block_tokens,
+            run_dir=s.run_dir, chunk_tokens=s.chunk_tokens, budget_tokens=s.budget_tokens, max_running=s.max_running,
             batch_invariant=s.batch_invariant, threads=s.threads, zero_copy=s.zero_copy, page_remap=s.page_remap,
             shared_kv=s.shared_pages,
         )  # fmt: skip

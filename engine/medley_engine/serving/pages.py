@@ -57,7 +57,7 @@ class Pages:
         ask = {
             "config": config, "topology": asdict(topology), "placement": placement.layers, "armed": armed,
             "peer": self._settings.peer_copy, "shared": self._settings.shared_pages,
-            "early_release": old is not None and self._settings.maps_pages and not self._settings.shared_domain,
+            "early_release": old is not None and self._settings.reaches_others,
             "peer_later": self._settings.copies_later and (armed or old is not None),
         }  # fmt: skip
         report = await self._manager.ask("prepare", **ask)

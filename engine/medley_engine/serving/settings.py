@@ -6,6 +6,8 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+_GPU_PAGE_BYTES = 2 * 1024 * 1024
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -20,6 +22,8 @@ class Settings:
     max_data_parallel: int = 8
     tensor_parallel: int = 1
     shared_domain: bool = True
+    device: str = "cpu"
+    peer_access: bool = True
     dtype: str = "float32"
     page_bytes: int = 4096
     block_tokens: int = 16
@@ -52,6 +56,22 @@ class Settings:
     page_remap: bool = True
     phase_delay_s: float = 0.0
 
+    def __post_init__(self) -> None:
+        if self.device not in ("cpu", "cuda"):
+            raise ValueError(f"device {self.device!r} is neither cpu nor cuda")
+        if self.device == "cuda":
+            object.__setattr__(self, "shared_domain", False)
+
+    @property
+    def item_page_bytes(self) -> int:
+        """What items are rounded up to: a GPU maps whole allocations, which come in 2 MiB."""
+        return self.page_bytes if self.device == "cpu" else -(-self.page_bytes // _GPU_PAGE_BYTES) * _GPU_PAGE_BYTES
+
+    @property
+    def reaches_others(self) -> bool:
+        """Whether a rank can map what lies in another rank's memory."""
+        return self.maps_pages and self.peer_access and not self.shared_domain
+
     @property
     def maps_pages(self) -> bool:
         """Whether ranks map the manager's pages, one item each, so that they can map them elsewhere."""
@@ -62,8 +82,7 @@ class Settings:
         """Whether an instance maps what lies in other memories there, and copies of it are made once it serves. Only
         where a rank can read another's memory.
         """
-        reachable = not self.shared_domain and self.transport == "memory"
-        return self.copy_after_switch and self.peer_copy and self.maps_pages and reachable
+        return self.copy_after_switch and self.peer_copy and self.reaches_others and self.transport == "memory"
 
     @property
     def arms(self) -> bool:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import resource
 import secrets
 import selectors
 import signal
@@ -20,7 +21,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,10 @@ class Supervisor:
         self._zygote_ready = False
         self._selector = selectors.DefaultSelector()
         self._stopping = False
+        if settings.device == "cuda":
+            # One descriptor for each item of each GPU; children inherit the limit.
+            _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         run = settings.run_path
         run.mkdir(parents=True, exist_ok=True)
         run.chmod(0o700)
@@ -241,6 +246,7 @@ class Supervisor:
     def _answer(self, request: wire.Frame, fds: list[int]) -> tuple[wire.Frame, list[int]]:
         answers: dict[str, Callable[[wire.Frame, list[int]], tuple[wire.Frame, list[int]]]] = {
             "put_fd": self._put_fd,
+            "drop_fds": self._drop_fds,
             "take_fds": self._take_fds,
             "spawn": self._spawn,
             "kill": self._kill,
@@ -256,6 +262,13 @@ class Supervisor:
         if name in self._fds:
             os.close(self._fds[name])
         (self._fds[name],) = fds
+        return {}, []
+
+    def _drop_fds(self, request: wire.Frame, _fds: list[int]) -> tuple[wire.Frame, list[int]]:
+        for name in request["names"]:
+            fd = self._fds.pop(str(name), None)
+            if fd is not None:
+                os.close(fd)
         return {}, []
 
     def _take_fds(self, _request: wire.Frame, _fds: list[int]) -> tuple[wire.Frame, list[int]]:
@@ -301,6 +314,10 @@ class SupervisorKeeper:
     def put(self, name: str, fd: int) -> None:
         """See ``FdKeeper``."""
         wire.call(self._connection, {"do": "put_fd", "name": name}, [fd])
+
+    def drop(self, names: Sequence[str]) -> None:
+        """See ``FdKeeper``."""
+        wire.call(self._connection, {"do": "drop_fds", "names": list(names)})
 
     def take(self) -> dict[str, int]:
         """Descriptors that a predecessor left."""
