@@ -24,6 +24,7 @@ sys.path[:0] = [str(ENGINE_ROOT), str(Path(__file__).parent)]
 
 NEEDS_TORCH = (
     "test_engine_model.py",
+    "test_engine_tensor_parallel.py",
     "test_engine_devices.py",
     "test_engine_mesh.py",
     "test_engine_serving.py",
