@@ -37,6 +37,19 @@ image-context: ## Collect the wheels that operator/Dockerfile installs, into bui
 	@$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir build/image/wheel .
 	@echo "docker build -f operator/Dockerfile -t medley-operator:0.1.0 build/image"
 
+.PHONY: engine-image-context
+engine-image-context: ## Collect the wheels that engine/Dockerfile installs (3 GB, torch above all), into build/engine-image
+	@rm -rf build/engine-image && mkdir -p build/engine-image
+	@$(PYTHON) -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+		print(*project["dependencies"], *project["optional-dependencies"]["engine"], sep="\n")' \
+		> build/engine-image/requirements.txt
+	@$(PYTHON) -m pip download --quiet --dest build/engine-image/dependencies --only-binary=:all: --python-version 3.11 \
+		$(foreach tag,2_28 2_27 2_26 2_25 2_24 2_18 2_17 2_12 2_5,--platform manylinux_$(tag)_x86_64) \
+		--platform manylinux2014_x86_64 --platform manylinux2010_x86_64 --platform manylinux1_x86_64 \
+		--requirement build/engine-image/requirements.txt
+	@$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir build/engine-image/wheel .
+	@echo "docker build -f engine/Dockerfile -t medley-engine:0.1.0 build/engine-image"
+
 # --- checks --------------------------------------------------------------------------------------------------------
 
 .PHONY: test lint types imports generated test-fast test-fresh test-cluster

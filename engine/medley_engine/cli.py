@@ -10,7 +10,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ _HELP = {
     "batch_invariant": "every token is independent of its batch, bit for bit; --no-batch-invariant is faster",
     "arm_standbys": "attach and warm up the standbys of neighbouring sizes ahead of time ",
     "copy_after_switch": "with a memory per rank: serve from where pages are, and copy them after the switch",
+    "home_share": "share of one processor that copying after the switch may take",
     "standby_delay_s": "seconds after an operation until standbys are restored",
     "load_window_s": "seconds of each of the three windows over which the objectives are judged",
     "auto_scale": "follow the load estimator's advice",
@@ -86,9 +87,13 @@ def _serve(arguments: argparse.Namespace) -> int:
         except (cuda_driver.CudaError, ImportError) as error:
             sys.stderr.write(f"medley-engine: --device cuda: {error}\n")
             return 2
-    listener = bind(values["host"], values["port"])
-    values["port"] = listener.getsockname()[1]
-    return Supervisor(Settings(model=str(folder), **values), listener).run()
+    try:
+        settings = Settings(model=str(folder), **values)
+    except ValueError as error:
+        sys.stderr.write(f"medley-engine: {error}\n")
+        return 2
+    listener = bind(settings.host, settings.port)
+    return Supervisor(replace(settings, port=listener.getsockname()[1]), listener).run()
 
 
 def _request(url: str, body: dict[str, Any] | None = None) -> dict[str, Any]:

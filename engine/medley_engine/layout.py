@@ -14,8 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from medley_engine.config import DTYPE_BYTES, Latent, ModelConfig, Topology, check_tensor_parallel
+from medley_engine.config import DTYPE_BYTES, Latent, ModelConfig, check_tensor_parallel
 from medley_engine.placement import Placement
+from medley_engine.topology import Topology
 
 ALIGNMENT_BYTES = 64
 

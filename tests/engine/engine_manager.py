@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from medley_engine.config import Topology
 from medley_engine.memory import cuda_driver, wire
 from medley_engine.memory.cuda import CudaMemory
 from medley_engine.memory.host import HostMemory
 from medley_engine.memory.server import build_manager
 from medley_engine.placement import initial
+from medley_engine.topology import Topology
 
 ME = wire.Peer(os.getpid(), os.getuid())
 FAKE_CUDA_DRIVER = Path(__file__).with_name("fake_cuda_driver.py")

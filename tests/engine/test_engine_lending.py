@@ -18,8 +18,8 @@ from engine_manager import (
     weight_bytes,
 )
 
-from medley_engine.config import Topology
 from medley_engine.placement import initial
+from medley_engine.topology import Topology
 
 
 def test_kv_blocks_are_lent_once_and_handed_over(folder):

@@ -14,12 +14,13 @@ import pytest
 from engine_manager import Keeper, Managers, ask, in_force, item_bytes, prepare, settle, weight_bytes
 
 from medley_engine import random_checkpoint
-from medley_engine.config import Topology, UnsupportedModelError, parse_model_config
+from medley_engine.config import UnsupportedModelError, parse_model_config
 from medley_engine.memory import wire
 from medley_engine.memory.checkpoint import Checkpoint, CheckpointError
 from medley_engine.memory.client import ManagerClient
 from medley_engine.memory.server import build_manager, serve
 from medley_engine.placement import initial, rebalance
+from medley_engine.topology import Topology
 
 
 def test_items_hold_exactly_the_bytes_of_the_checkpoint(managers):
@@ -102,7 +103,7 @@ def test_a_new_manager_drops_what_was_half_done_and_who_died(managers):
     child.wait()
     with manager.store.lock:
         manager.store.add_config("half", Topology(2, 1, False), initial(2, 8, 2))
-        manager.store.reserve("device1", "expert/0/7")
+        manager.store.copies.reserve("device1", "expert/0/7")
         manager._save()
     again = managers(keeper, keeper.take())
     assert again.store.holders == {}

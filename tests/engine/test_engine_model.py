@@ -11,7 +11,6 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed (extra: engine)")
 
-from medley_engine.config import Topology  # noqa: E402
 from medley_engine.memory import wire  # noqa: E402
 from medley_engine.memory.server import build_manager  # noqa: E402
 from medley_engine.placement import Placement, initial  # noqa: E402
@@ -21,6 +20,7 @@ from medley_engine.runtime.model import MoeModel  # noqa: E402
 from medley_engine.runtime.sampling import draw, uniform  # noqa: E402
 from medley_engine.runtime.weights import AttachOptions, KvCache, attach  # noqa: E402
 from medley_engine.scheduler import SamplingParams, Scheduler, Sequence  # noqa: E402
+from medley_engine.topology import Topology  # noqa: E402
 
 PROMPTS = [list(range(1, 40)), [5, 6, 7], list(range(100, 190))]
 ME = wire.Peer(os.getpid(), os.getuid())

@@ -11,7 +11,6 @@ torch = pytest.importorskip("torch", reason="torch is not installed (extra: engi
 
 from engine_manager import ask, settle  # noqa: E402
 
-from medley_engine.config import Topology  # noqa: E402
 from medley_engine.memory.client import ManagerClient  # noqa: E402
 from medley_engine.memory.server import build_manager, serve  # noqa: E402
 from medley_engine.placement import initial  # noqa: E402
@@ -20,6 +19,7 @@ from medley_engine.runtime.collective import Collective  # noqa: E402
 from medley_engine.runtime.devices import HostDevice  # noqa: E402
 from medley_engine.runtime_spec import RankSpec  # noqa: E402
 from medley_engine.scheduler import SamplingParams, Sequence  # noqa: E402
+from medley_engine.topology import Topology  # noqa: E402
 
 
 class WatchedManager:

@@ -10,8 +10,9 @@ from medley_engine.memory.cuda import CudaMemory
 from medley_engine.memory.host import HostMemory
 from medley_engine.memory.peer import DirectTransport, GlooTransport
 from medley_engine.memory.server import build_manager, serve
+from medley_engine.serving.keeping import SupervisorKeeper
 from medley_engine.serving.settings import Settings
-from medley_engine.serving.supervisor import TOKEN_VARIABLE, SupervisorKeeper
+from medley_engine.serving.supervisor import TOKEN_VARIABLE
 
 
 def main() -> None:

@@ -8,22 +8,23 @@ are made; a new manager gets them back and goes on without reading the disk agai
 from __future__ import annotations
 
 import os
-import select
 import threading
 from collections.abc import Callable, Mapping
 
-from medley_engine.config import Topology
 from medley_engine.layout import Layout
 from medley_engine.memory import wire
 from medley_engine.memory.checkpoint import Checkpoint
-from medley_engine.memory.filling import Filler, Options, Progress
+from medley_engine.memory.filling import Filler, Options
 from medley_engine.memory.host import HostMemory
 from medley_engine.memory.journal import open_journals
 from medley_engine.memory.lending import Lending
 from medley_engine.memory.peer import DirectTransport, PeerTransport
 from medley_engine.memory.pools import FdKeeper, Memory, NoKeeper
+from medley_engine.memory.progress import Progress
 from medley_engine.memory.records import ConflictError, UnknownNameError, parse_placement, start_ticks
 from medley_engine.memory.store import Store
+from medley_engine.memory.watching import HolderWatch
+from medley_engine.topology import Topology
 
 
 class Manager:
@@ -55,8 +56,7 @@ class Manager:
         self._filler = Filler(self.store, checkpoint, transport or DirectTransport(), self._save)
         self._lending = Lending(self.store)
         self.restored = False
-        self._watch = select.epoll()
-        self._watched: dict[int, str] = {}
+        self._watch = HolderWatch()
         if fresh:
             keeper.put("journal/pages", self._pages.fd)
             keeper.put("journal/holders", self._holders.fd)
@@ -67,7 +67,7 @@ class Manager:
                 self.store.restore(state, holders or {})
                 self.restored = True
             for name in self.store.holders:
-                self._watch_holder(name)
+                self._watch.add(name, self.store.holders[name].pid)
             self._save()
 
     # --- requests ----------------------------------------------------------------------------------------------
@@ -153,6 +153,7 @@ class Manager:
                 early_release=bool(request.get("early_release", False)),
                 peer_later=bool(request.get("peer_later", False)),
                 homewards=homewards,
+                home_share=float(request.get("home_share", 1.0)),
                 pause_s=self._pause_s,
             )
             work = (name, options, progress)
@@ -186,7 +187,7 @@ class Manager:
     def _attach(self, request: wire.Frame, peer: wire.Peer) -> tuple[wire.Frame, list[int]]:
         name, rank, holder = str(request["config"]), int(request["rank"]), str(request["holder"])
         found = self.store.attach(name, rank, holder, peer.pid)
-        self._watch_holder(holder)
+        self._watch.add(holder, peer.pid)
         config = self.store.config(name)
         try:
             pool, kv_bytes = self.store.kv.backed(holder)
@@ -266,15 +267,10 @@ class Manager:
     def _save(self) -> None:
         self._pages.store(self.store.dump())
         self._save_holders()
-        self.store.punch_freed()
+        self.store.copies.punch_freed()
 
     def _save_holders(self) -> None:
         self._holders.store(self.store.dump_holders())
-
-    def _watch_holder(self, name: str) -> None:
-        pidfd = os.pidfd_open(self.store.holders[name].pid)
-        self._watched[pidfd] = name
-        self._watch.register(pidfd, select.EPOLLIN)
 
     def close(self) -> None:
         """Stop filling, and wait until nothing is touched any more."""
@@ -287,14 +283,10 @@ class Manager:
     def reap(self, timeout_s: float) -> list[str]:
         """Wait for attached processes to end and drop what they held; returns the names dropped."""
         dropped = []
-        for pidfd, _ in self._watch.poll(timeout_s):
+        for name in self._watch.ended(timeout_s):
             with self.store.lock:
-                name = self._watched.pop(pidfd)
-                self._watch.unregister(pidfd)
-                os.close(pidfd)
                 held = self.store.holders.get(name)
-                from_now = held is not None and start_ticks(held.pid) != held.start_ticks
-                if from_now:
+                if held is not None and start_ticks(held.pid) != held.start_ticks:
                     self._forget(name)
                     dropped.append(name)
         return dropped

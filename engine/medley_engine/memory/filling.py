@@ -2,9 +2,10 @@
 which that makes superfluous are given back.
 
 An expert that moves between memories lies in both until the rank that read it maps the new copy. So copying waits
-while more than a few such experts are in both (:class:`Window`). Before a switch, whoever scales has the old ranks map
-them where they go (``borrow`` and ``give_back``, :mod:`medley_engine.memory.lending`); after one, the new ranks have
-mapped them where they were, and are told to map them at home (``home`` and ``settled``).
+while more than a few such experts are in both (:class:`medley_engine.memory.progress.Window`). Before a switch,
+whoever scales has the old ranks map them where they go (``borrow`` and ``give_back``,
+:mod:`medley_engine.memory.lending`); after one, the new ranks have mapped them where they were, and are told to map
+them at home (``home`` and ``settled``). Nobody waits for that, so it takes a share of one processor only.
 """
 
 from __future__ import annotations
@@ -13,14 +14,15 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from medley_engine.extents import Extent
 from medley_engine.memory.checkpoint import Checkpoint
+from medley_engine.memory.pace import Pace
 from medley_engine.memory.peer import PeerTransport
 from medley_engine.memory.pools import Run
+from medley_engine.memory.progress import Progress, summarise
 from medley_engine.memory.records import UnknownNameError
 from medley_engine.memory.store import Store
 from medley_engine.transition import DiskCopy, PeerCopy, Transition
@@ -28,6 +30,8 @@ from medley_engine.transition import DiskCopy, PeerCopy, Transition
 _WINDOW_SHARE = 1 / 50
 """Of all pages, how much may lie in two memories at once while experts move."""
 _BACKGROUND_NICENESS = 10
+_PIECE_BYTES = 2 * 1024 * 1024
+"""What is copied homewards at once, about a millisecond, before whoever serves has its turn."""
 _PATIENCE_S = 5.0
 """How long copying waits for the next page to be given back before it goes on regardless."""
 
@@ -36,73 +40,11 @@ class Abandoned(Exception):  # noqa: N818 - a signal between threads, not an err
     """The preparation was called off."""
 
 
-@dataclass
-class Window:
-    """Items that were copied and that a rank still maps where they were: (domain of that rank, item) → bytes that go
-    once it maps the copy. ``homewards``: the copy lies in the rank's own domain.
-    """
-
-    limit_bytes: int = 0
-    homewards: bool = False
-    moving: dict[tuple[str, str], int] = field(default_factory=dict)
-
-    def full(self) -> bool:
-        """Whether copying has to wait. One expert at least may be on its way."""
-        waiting = [size for size in self.moving.values() if size]
-        return len(waiting) > 1 and sum(waiting) > self.limit_bytes
-
-    def by_domain(self) -> dict[str, list[str]]:
-        """What ranks of each domain may map anew."""
-        found: dict[str, list[str]] = {}
-        for domain, item in list(self.moving):
-            found.setdefault(domain, []).append(item)
-        return found
-
-
-@dataclass
-class Progress:
-    """State of one preparation, for whoever asks."""
-
-    state: str = "planning"
-    total_bytes: int = 0
-    copied_bytes: int = 0
-    given_back_bytes: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)
-    summary: dict[str, Any] = field(default_factory=dict)
-    error: str = ""
-    stop: bool = False
-    window: Window = field(default_factory=Window)
-
-    @property
-    def ended(self) -> bool:
-        """Whether no thread works on it any more."""
-        return self.state not in ("planning", "copying")
-
-    def report(self) -> dict[str, Any]:
-        """As a reply. ``leaving`` lists, by domain, items that a rank of that domain may borrow elsewhere now;
-        ``arrived`` those that it may map at home.
-        """
-        share = self.copied_bytes / self.total_bytes if self.total_bytes else float(self.state == "prepared")
-        moving = self.window.by_domain()
-        return {
-            "state": self.state,
-            "percent": round(100 * share, 1),
-            "copiedBytes": self.copied_bytes,
-            "totalBytes": self.total_bytes,
-            "givenBackBytes": self.given_back_bytes,
-            "seconds": self.seconds,
-            "plan": self.summary,
-            "failure": self.error,
-            "leaving": {} if self.window.homewards else moving,
-            "arrived": moving if self.window.homewards else {},
-        }
-
-
 @dataclass(frozen=True)
 class Options:
     """How to fill. ``peer_later`` leaves what another memory holds where it is, for ranks to map it there;
     ``homewards`` copies that afterwards, once the configuration serves. ``peer`` and ``shared`` exist to measure what
-    a mechanism is worth, ``pause_s`` to test.
+    a mechanism is worth, ``pause_s`` to test. ``home_share`` of a processor is what copying homewards may take.
     """
 
     peer: bool = True
@@ -111,6 +53,7 @@ class Options:
     peer_later: bool = False
     homewards: bool = False
     pause_s: float = 0.0
+    home_share: float = 1.0
 
 
 class Filler:
@@ -183,7 +126,7 @@ class Filler:
             # What a predecessor copied and did not live to see mapped.
             progress.window.moving.update(dict.fromkeys(store.arrived(name), 0))
         for domain, item in sorted({(step.domain, step.item) for step in steps}):
-            store.reserve(domain, item)
+            store.copies.reserve(domain, item)
         self._save()
         return transition
 
@@ -191,7 +134,7 @@ class Filler:
         """After a broken attempt: the configuration goes, and with it every page that only it wanted."""
         if name in self._store.configs and name != self._store.active:
             self._store.configs[name].pinned = False
-        self._store.drop_half_filled()
+        self._store.copies.drop_half_filled()
         self._store.collect()
         self._save()
 
@@ -214,11 +157,12 @@ class Filler:
         goes = {
             item: domain for domain, item in transition.free_after if self._store.layout.items[item].expert is not None
         }
+        pace = Pace(options.home_share) if options.homewards else None
         for step in transition.peer:
             leaves = goes.get(step.item) if options.early_release or options.homewards else None
             if leaves is not None:
                 self._wait_for_room(progress)
-            self._fill_one(step, progress, partial(self._copy, step, options.shared), options)
+            self._fill_one(step, progress, partial(self._copy, step, options, pace), options)
             with self._store.lock:
                 self._copied(step, leaves, options, progress)
 
@@ -241,12 +185,17 @@ class Filler:
             if not self._moved.wait_for(lambda: not progress.window.full() or progress.stop, _PATIENCE_S):
                 progress.window.limit_bytes = progress.total_bytes
 
-    def _copy(self, step: PeerCopy, shared: bool, target: Run) -> None:
+    def _copy(self, step: PeerCopy, options: Options, pace: Pace | None, target: Run) -> None:
         with self._store.lock:
             sources = [step.source, *sorted(d for d, item in self._store.copies if item == step.item)]
             copies = [(d, self._store.copies.get((d, step.item))) for d in sources if d != step.domain]
             source = next(self._run(d, copy.extent) for d, copy in copies if copy is not None and copy.valid)
-        if shared:
+        if pace is not None:
+            for at in range(0, target.size_bytes, _PIECE_BYTES):
+                self._transport.copy(source.part(at, _PIECE_BYTES), target.part(at, _PIECE_BYTES))
+                pace.rest()
+            return
+        if options.shared:
             self._transport.copy(source, target)
             return
         # Without memory that both ends can name, bytes are staged through a buffer of the sender (an ablation).
@@ -275,20 +224,3 @@ class Filler:
         progress.copied_bytes += step.size_bytes
         if options.pause_s:
             time.sleep(options.pause_s)
-
-
-def summarise(transition: Transition) -> dict[str, Any]:
-    """A transition in numbers."""
-    return {
-        "diskBytes": sum(s.size_bytes for s in transition.disk),
-        "diskItems": len(transition.disk),
-        "peerBytes": sum(s.size_bytes for s in transition.peer),
-        "peerItems": len(transition.peer),
-        "zeroCopyItems": len(transition.zero_copy),
-        "freeAfterItems": len(transition.free_after),
-        "remapped": {str(rank): count for rank, count in transition.remapped.items()},
-        "beforeBytes": transition.before_bytes,
-        "peakBytes": transition.peak_bytes,
-        "afterBytes": transition.after_bytes,
-        "estimatedSeconds": round(transition.estimated_s, 6),
-    }

@@ -33,7 +33,7 @@ class Lending:
         held, own = self._store.holder(holder), self._store.domain_of(holder)
         found = []
         for item in items:
-            others = [domain for domain in self._store.domains_of(item) if domain != own]
+            others = [domain for domain in self._store.copies.domains_of(item) if domain != own]
             if others:
                 held.borrowed[item] = others[0]
                 found.append(self._place(item, others[0]))
@@ -52,7 +52,7 @@ class Lending:
             if config.topology.domain(rank) == own and (name, rank) != (held.config, held.rank)
             for item in keys
         }
-        return store.free(
+        return store.copies.free(
             (own, item)
             for item in items
             if item in held.borrowed and item not in needed and (own, item) in store.copies
@@ -61,14 +61,16 @@ class Lending:
     def home(self, holder: str, items: Sequence[str]) -> Found:
         """Where a holder may map borrowed items in its own domain, for those that are whole there."""
         held, own = self._store.holder(holder), self._store.domain_of(holder)
-        return [self._place(item, own) for item in items if item in held.borrowed and self._store.whole(own, item)]
+        return [
+            self._place(item, own) for item in items if item in held.borrowed and self._store.copies.whole(own, item)
+        ]
 
     def settled(self, holder: str, items: Sequence[str]) -> int:
         """The holder maps these items at home now: free foreign copies that nobody else wants. Returns the bytes."""
         store = self._store
         held, own = store.holder(holder), store.domain_of(holder)
-        home = [item for item in items if item in held.borrowed and store.whole(own, item)]
+        home = [item for item in items if item in held.borrowed and store.copies.whole(own, item)]
         for item in home:
             del held.borrowed[item]
-        foreign = [(domain, item) for item in home for domain in store.domains_of(item) if domain != own]
-        return store.free(key for key in foreign if not store.is_wanted(*key))
+        foreign = [(domain, item) for item in home for domain in store.copies.domains_of(item) if domain != own]
+        return store.copies.free(key for key in foreign if not store.is_wanted(*key))

@@ -81,6 +81,10 @@ class Run:
     offset: int
     size_bytes: int
 
+    def part(self, at: int, most_bytes: int) -> Run:
+        """From ``at`` on so many bytes, or what there is."""
+        return Run(self.pool, self.offset + at, min(most_bytes, self.size_bytes - at))
+
 
 class Memory(Protocol):
     """Pools of one kind, of all domains. ``sparse``: what is not backed can be located and mapped all the same, and

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medley_engine.config import Topology
 from medley_engine.extents import Extent
 from medley_engine.layout import Layout
 from medley_engine.placement import Placement
+from medley_engine.topology import Topology
 
 
 class UnknownNameError(KeyError):

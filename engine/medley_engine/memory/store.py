@@ -11,17 +11,18 @@ its only reader maps another one: see :mod:`medley_engine.memory.lending`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from medley_engine.config import DTYPE_BYTES, Topology
-from medley_engine.extents import Extent, ExtentAllocator
+from medley_engine.config import DTYPE_BYTES
 from medley_engine.layout import Layout
+from medley_engine.memory.copies import Copies
 from medley_engine.memory.leases import KvLeases
 from medley_engine.memory.mapping import PAGE_BYTES
-from medley_engine.memory.pools import POOL_BYTES, Memory, Pool
-from medley_engine.memory.records import Configuration, ConflictError, Copy, Holder, UnknownNameError, start_ticks
+from medley_engine.memory.pools import Memory, Pool
+from medley_engine.memory.records import Configuration, ConflictError, Holder, UnknownNameError, start_ticks
 from medley_engine.placement import Placement, check
+from medley_engine.topology import Topology
 from medley_engine.transition import Transition, plan
 
 
@@ -35,12 +36,10 @@ class Store:
         elements = layout.config.kv_token_elements(layout.tensor_parallel) * block_tokens
         self.block_bytes = -(-elements * DTYPE_BYTES[layout.dtype] // PAGE_BYTES) * PAGE_BYTES
         self.lock = threading.RLock()
-        self.copies: dict[tuple[str, str], Copy] = {}
+        self.copies = Copies(layout, memory)
         self.configs: dict[str, Configuration] = {}
         self.holders: dict[str, Holder] = {}
         self.active: str | None = None
-        self._allocators: dict[str, ExtentAllocator] = {}
-        self._freed: list[tuple[str, Extent]] = []
         self.kv = KvLeases(
             block_bytes=self.block_bytes,
             blocks_per_rank=blocks_per_rank,
@@ -59,12 +58,6 @@ class Store:
     def pool(self, name: str) -> Pool:
         """The pool of this name, made on first use."""
         return self._memory.pool(name)
-
-    def _allocator(self, domain: str) -> ExtentAllocator:
-        if domain not in self._allocators:
-            taken = [copy.extent for (where, _), copy in self.copies.items() if where == domain]
-            self._allocators[domain] = ExtentAllocator(POOL_BYTES, self.layout.page_bytes, taken)
-        return self._allocators[domain]
 
     # --- configurations ----------------------------------------------------------------------------------------
 
@@ -106,26 +99,14 @@ class Store:
     def plan_for(self, name: str, *, peer_allowed: bool = True) -> Transition:
         """The cheapest way to what a configuration needs from what is there."""
         config = self.config(name)
-        residency: dict[str, set[str]] = {}
-        for (domain, item), copy in self.copies.items():
-            if copy.valid:
-                residency.setdefault(item, set()).add(domain)
         return plan(
-            residency=residency,
+            residency=self.copies.residency(),
             needs=self.needs(name),
             domain_of={rank: config.topology.domain(rank) for rank in range(config.topology.ranks)},
             sizes={key: item.size_bytes for key, item in self.layout.items.items()},
             old_needs=self.needs(self.active) if self.active else None,
             peer_allowed=peer_allowed,
         )
-
-    def reserve(self, domain: str, item: str) -> Copy:
-        """Find a place for a copy that will be filled; a half-filled one of a broken attempt is taken over."""
-        copy = self.copies.get((domain, item))
-        if copy is None:
-            copy = Copy(self._allocator(domain).allocate(self.layout.items[item].size_bytes), valid=False)
-            self.copies[domain, item] = copy
-        return copy
 
     def commit(self, name: str) -> None:
         """Make a configuration the one in force; all others lose their pin and live only as long as their holders."""
@@ -158,7 +139,7 @@ class Store:
                 own = config.topology.domain(rank)
                 # One's own copy, also while it is being filled, and what is mapped until it is whole.
                 wanted.update((domain, item) for item in items for domain in (own, self._where(own, item)) if domain)
-        return self.free(sorted(set(self.copies) - wanted))
+        return self.copies.free(sorted(set(self.copies) - wanted))
 
     def is_wanted(self, domain: str, item: str) -> bool:
         """Whether :meth:`collect` would keep a copy; quicker for a few of them."""
@@ -168,46 +149,11 @@ class Store:
             for own in config.readers(item, self.layout)
         )
 
-    def free(self, keys: Iterable[tuple[str, str]]) -> int:
-        """Strike copies off the book. Their memory goes with :meth:`punch_freed`, which must follow before anything is
-        allocated.
-        """
-        freed = 0
-        for key in keys:
-            allocator = self._allocator(key[0])
-            copy = self.copies.pop(key)
-            allocator.free(copy.extent)
-            self._freed.append((f"weights/{key[0]}", copy.extent))
-            freed += copy.extent.size
-        return freed
-
-    def drop_half_filled(self) -> None:
-        """Strike off what no thread goes on filling."""
-        self.free(sorted(key for key, copy in self.copies.items() if not copy.valid))
-
-    def punch_freed(self) -> None:
-        """Give the memory of what was struck off back to the system. Only once that is written down: a manager that
-        starts anew must not take empty pages for weights.
-        """
-        for pool, extent in self._freed:
-            self.pool(pool).punch(extent.offset, extent.size)
-        self._freed.clear()
-
     def _where(self, own: str, item: str) -> str | None:
         """Domain from which an item is mapped: one's own, else the first; only a whole copy counts."""
-        if self.whole(own, item):
+        if self.copies.whole(own, item):
             return own
-        return next(iter(self.domains_of(item)), None)
-
-    def whole(self, domain: str, item: str) -> bool:
-        """Whether all bytes of an item lie in a domain."""
-        copy = self.copies.get((domain, item))
-        return copy is not None and copy.valid
-
-    def domains_of(self, item: str) -> list[str]:
-        """Domains that have a whole copy."""
-        domains = (name.removeprefix("weights/") for name in sorted(self.pools) if name.startswith("weights/"))
-        return [domain for domain in domains if self.whole(domain, item)]
+        return next(iter(self.copies.domains_of(item)), None)
 
     # --- holders -----------------------------------------------------------------------------------------------
 
@@ -246,7 +192,7 @@ class Store:
         """(domain, item) of whole copies that ranks of a configuration have at home and still map elsewhere."""
         topology = self.config(name).topology
         readers = [(topology.domain(held.rank), held) for held in self.holders.values() if held.config == name]
-        return sorted((own, item) for own, held in readers for item in held.borrowed if self.whole(own, item))
+        return sorted((own, item) for own, held in readers for item in held.borrowed if self.copies.whole(own, item))
 
     def is_borrowed(self, domain: str, item: str) -> bool:
         """Whether a rank of a domain maps an item elsewhere."""
@@ -268,7 +214,7 @@ class Store:
     def dump(self) -> dict[str, Any]:
         """Everything but holders, as JSON."""
         return {
-            "copies": [[d, i, c.extent.offset, c.extent.size, c.valid] for (d, i), c in sorted(self.copies.items())],
+            "copies": self.copies.dump(),
             "configs": {name: config.dump() for name, config in self.configs.items()},
             "active": self.active,
         }
@@ -279,31 +225,16 @@ class Store:
 
     def restore(self, state: Mapping[str, Any], holders: Mapping[str, Any]) -> None:
         """Take over what a predecessor left: copies half-written are dropped, so are holders that died meanwhile."""
-        for domain, item, offset, size, valid in state["copies"]:
-            self.copies[domain, item] = Copy(Extent(offset, size), valid)
+        self.copies.restore(state["copies"])
         self.configs = {name: Configuration.parse(raw) for name, raw in state["configs"].items()}
         self.active = state["active"]
         for name, raw in holders.items():
             held = Holder.parse(raw)
             if held.config in self.configs and start_ticks(held.pid) == held.start_ticks:
                 self.holders[name] = held
-        self.drop_half_filled()
+        self.copies.drop_half_filled()
         for config in self.configs.values():
             config.pinned = config.pinned and config.prepared
         self.collect()
         self.kv.drop_idle()
-        self._free_strays()
-
-    def _free_strays(self) -> None:
-        """Pages that a predecessor had struck off and did not live to give back."""
-        for name, pool in sorted(self.pools.items()):
-            kind, _, domain = name.partition("/")
-            if kind == "weights":
-                at = 0
-                ends = sorted(
-                    (copy.extent.offset, copy.extent.end) for (d, _), copy in self.copies.items() if d == domain
-                )
-                for start, end in [*ends, (POOL_BYTES, POOL_BYTES)]:
-                    if start > at:
-                        pool.punch(at, start - at)
-                    at = end
+        self.copies.punch_strays()

@@ -1,4 +1,4 @@
-"""The HTTP surface: OpenAI's API, health, metrics and scaling."""
+"""The HTTP surface: OpenAI's API, health and metrics; scaling is in :mod:`medley_engine.serving.scaling_http`."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from typing import Any
 
 from aiohttp import web
 
-from medley_engine import operations as ops
 from medley_engine.config import ModelConfig
 from medley_engine.serving.metrics import Metrics
 from medley_engine.serving.openai import (
     BadRequestError,
     Wish,
     Writer,
-    error_body,
     read_messages,
     read_prompt,
     read_wish,
     usage,
 )
+from medley_engine.serving.replies import read_json, refusal
 from medley_engine.serving.requests import ClosingError, Dispatcher, QueueFullError, Request
 from medley_engine.serving.scaling import Scaler
+from medley_engine.serving.scaling_http import ScalingApi
 from medley_engine.serving.settings import Settings
 from medley_engine.serving.text import NoChatTemplateError, StreamDecoder, TextCodec
 
@@ -38,12 +38,8 @@ _DEFAULT_COMPLETION_TOKENS = 16
 _DEFAULT_CHAT_TOKENS = 1 << 20
 
 
-def _refusal(status: int, message: str, kind: str, param: str | None = None, **headers: str) -> web.Response:
-    return web.json_response(error_body(message, kind, param, status), status=status, headers=headers)
-
-
 class Api:
-    """Handlers. They read, hand to the dispatcher or the scaler, and write."""
+    """Handlers. They read, hand to the dispatcher, and write."""
 
     def __init__(
         self,
@@ -57,7 +53,8 @@ class Api:
         status: Callable[[], Awaitable[dict[str, Any]]],
     ) -> None:
         self._settings, self._model, self._codec = settings, model, codec
-        self._dispatcher, self._scaler, self._metrics, self._status = dispatcher, scaler, metrics, status
+        self._dispatcher, self._metrics = dispatcher, metrics
+        self._scaling = ScalingApi(scaler, status, settings.read_timeout_s)
         self._started = int(time.time())
 
     def application(self) -> web.Application:
@@ -70,12 +67,7 @@ class Api:
         app.router.add_get("/health/ready", self.health)
         app.router.add_get("/health", self.health)
         app.router.add_get("/metrics", self.metrics)
-        app.router.add_get("/scale", self.scale_status)
-        app.router.add_post("/scale", self.scale)
-        app.router.add_get("/scale/operations/{id}", self.operation)
-        app.router.add_post("/scale/operations/{id}/abort", self.abort)
-        app.router.add_post("/scale_elastic_ep", self.scale_elastic_ep)
-        app.router.add_post("/is_scaling_elastic_ep", self.is_scaling)
+        self._scaling.add_to(app)
         return app
 
     @web.middleware
@@ -84,37 +76,27 @@ class Api:
             return await handler(request)
         except BadRequestError as error:
             self._metrics.refuse("bad_request")
-            return _refusal(400, str(error), "invalid_request_error", error.param)
+            return refusal(400, str(error), "invalid_request_error", error.param)
         except QueueFullError as error:
             self._metrics.refuse("queue_full")
-            return _refusal(429, str(error), "rate_limit_error", None, **{"Retry-After": "1"})
+            return refusal(429, str(error), "rate_limit_error", None, **{"Retry-After": "1"})
         except ClosingError as error:
-            return _refusal(503, str(error), "service_unavailable", None, **{"Retry-After": "5"})
+            return refusal(503, str(error), "service_unavailable", None, **{"Retry-After": "5"})
         except web.HTTPException as error:
-            return _refusal(error.status, error.reason, "invalid_request_error")
-
-    async def _body(self, request: web.Request) -> Any:
-        try:
-            async with asyncio.timeout(self._settings.read_timeout_s):
-                raw = await request.read()
-            return json.loads(raw)
-        except TimeoutError as error:
-            raise web.HTTPRequestTimeout(reason="the body did not arrive in time") from error
-        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise BadRequestError("", f"the body is not JSON: {error}") from error
+            return refusal(error.status, error.reason, "invalid_request_error")
 
     # --- OpenAI ------------------------------------------------------------------------------------------------
 
     async def completions(self, request: web.Request) -> web.StreamResponse:
         """``POST /v1/completions``."""
-        body = await self._body(request)
+        body = await read_json(request, self._settings.read_timeout_s)
         prompt = read_prompt(body, self._model.vocab_size)
         tokens = self._encode(prompt) if isinstance(prompt, str) else prompt
         return await self._generate(request, body, tokens, chat=False)
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         """``POST /v1/chat/completions``."""
-        body = await self._body(request)
+        body = await read_json(request, self._settings.read_timeout_s)
         try:
             tokens = self._codec.render_chat(read_messages(body))
         except NoChatTemplateError as error:
@@ -136,7 +118,7 @@ class Api:
         eos, name = self._model.eos_token_ids, self._settings.served_name
         wish = read_wish(body, eos=eos, vocab_size=self._model.vocab_size, room=room, default_tokens=default)
         if wish.model != name:
-            return _refusal(
+            return refusal(
                 404, f"the model {wish.model!r} does not exist; this engine serves {name!r}", "not_found", "model"
             )
         identifier = f"{'chatcmpl' if chat else 'cmpl'}-{secrets.token_hex(12)}"
@@ -216,7 +198,7 @@ class Api:
         """Ready: an instance serves and intake is open."""
         if self._dispatcher.closing or self._dispatcher.active is None:
             reason = "shutting down" if self._dispatcher.closing else "no instance serves"
-            return _refusal(503, reason, "service_unavailable")
+            return refusal(503, reason, "service_unavailable")
         return web.json_response({"status": "ready", "dataParallel": self._dispatcher.active.size})
 
     async def metrics(self, _request: web.Request) -> web.Response:
@@ -225,78 +207,6 @@ class Api:
         return web.Response(
             body=self._metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         )
-
-    # --- scaling -----------------------------------------------------------------------------------------------
-
-    async def scale_status(self, _request: web.Request) -> web.Response:
-        """``GET /scale``: what is in force and what changes it."""
-        return web.json_response(await self._status())
-
-    async def scale(self, request: web.Request) -> web.Response:
-        """``POST /scale`` {dataParallel, operationId?, rebalance?}: 202 with the operation; repeating it is
-        harmless.
-        """
-        body = await self._body(request)
-        target = body.get("dataParallel") if isinstance(body, dict) else None
-        if isinstance(target, bool) or not isinstance(target, int):
-            raise BadRequestError("dataParallel", "dataParallel must be an integer")
-        operation_id = body.get("operationId")
-        if operation_id is not None and not (isinstance(operation_id, str) and 0 < len(operation_id) <= 64):
-            raise BadRequestError("operationId", "operationId must be a string of at most 64 characters")
-        spread = body.get("rebalance", False)
-        if not isinstance(spread, bool):
-            raise BadRequestError("rebalance", "rebalance must be true or false")
-        return self._begin(target, operation_id, spread=spread)
-
-    def _begin(self, target: int, operation_id: str | None, *, spread: bool) -> web.Response:
-        if not self._scaler.ready.is_set():
-            return _refusal(
-                503, "the engine is starting or recovering", "service_unavailable", None, **{"Retry-After": "1"}
-            )
-        try:
-            operation = self._scaler.request(target, operation_id, spread=spread)
-        except ValueError as error:
-            raise BadRequestError("dataParallel", str(error)) from error
-        except ops.OperationConflictError as error:
-            return _refusal(409, str(error), "conflict")
-        return web.json_response(self._scaler.report(operation.id), status=202)
-
-    async def operation(self, request: web.Request) -> web.Response:
-        """``GET /scale/operations/ID``."""
-        try:
-            return web.json_response(self._scaler.report(request.match_info["id"]))
-        except KeyError:
-            return _refusal(404, "no such operation", "not_found", "id")
-
-    async def abort(self, request: web.Request) -> web.Response:
-        """``POST /scale/operations/ID/abort``: 202, or 409 past the commit point."""
-        try:
-            self._scaler.abort(request.match_info["id"])
-        except KeyError:
-            return _refusal(404, "no such operation", "not_found", "id")
-        except ops.TooLateError as error:
-            return _refusal(409, str(error), "conflict")
-        return web.json_response(self._scaler.report(request.match_info["id"]), status=202)
-
-    async def scale_elastic_ep(self, request: web.Request) -> web.Response:
-        """vLLM's endpoint: blocks until the size is in force."""
-        body = await self._body(request)
-        target = body.get("new_data_parallel_size") if isinstance(body, dict) else None
-        if isinstance(target, bool) or not isinstance(target, int):
-            raise BadRequestError("new_data_parallel_size", "new_data_parallel_size must be an integer")
-        begun = self._begin(target, None, spread=False)
-        if begun.status != 202:
-            return begun
-        operation_id = json.loads(begun.text or "{}")["id"]
-        await self._scaler.wait(operation_id)
-        done = self._scaler.operations[operation_id]
-        if done.phase != "succeeded":
-            return _refusal(500, done.message or f"operation {done.phase}", "scale_failed")
-        return web.json_response({"message": f"Scaled to {target} data parallel engines"})
-
-    async def is_scaling(self, _request: web.Request) -> web.Response:
-        """vLLM's endpoint."""
-        return web.json_response({"is_scaling_elastic_ep": self._scaler.current is not None})
 
 
 async def _event(response: web.StreamResponse, body: dict[str, Any]) -> None:

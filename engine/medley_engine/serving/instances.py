@@ -250,8 +250,8 @@ class InstancePool:
         self._standbys.pop(instance.id, None)
 
     async def put_back(self, instance: Instance) -> None:
-        """Keep an instance that has let go of its pages, or that is armed, as a standby; the least recently used
-        beyond the limit ends.
+        """Keep an instance that has let go of its pages, or that is armed, as a standby; beyond the limit, those end
+        which are worth least.
         """
         if instance.state not in ("standby", "armed"):
             return
@@ -259,10 +259,15 @@ class InstancePool:
         self._standbys.move_to_end(instance.id)
         limit = self._settings.standbys if self._settings.keep_standbys else 0
         while len(self._standbys) > limit:
-            _, oldest = next(iter(self._standbys.items()))
-            await self.stop(oldest)
+            await self.stop(self._least_wanted())
         if self.on_changed is not None:
             self.on_changed()
+
+    def _least_wanted(self) -> Instance:
+        """One that is not armed and has its like, else the least recently used."""
+        sizes = [standby.size for standby in self.standbys]
+        spare = (standby for standby in self.standbys if standby.state != "armed" and sizes.count(standby.size) > 1)
+        return next(spare, self.standbys[0])
 
     def prepare_standbys(self, sizes: Sequence[int]) -> None:
         """Have a standby of each of these sizes, as far as the limit allows, started in the background.

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from dataclasses import asdict
 from typing import Any
 
-from medley_engine.config import ModelConfig, Topology
+from medley_engine.config import ModelConfig
 from medley_engine.memory.wire import RemoteError
 from medley_engine.placement import Placement, rebalance
 from medley_engine.serving.instances import Instance
 from medley_engine.serving.links import ManagerLink, RankLink
 from medley_engine.serving.settings import Settings
+from medley_engine.topology import Topology
 
 log = logging.getLogger("medley.engine.pages")
 
 _PREPARE_ATTEMPTS = 5
-_HOME_POLL_S = 0.01
-"""How often to ask what has arrived; about a third of what may lie in two memories is copied meanwhile."""
+_BUSY_S = 10.0
+"""How long to wait for a manager that fills another configuration."""
+_HOME_POLL_S = 0.05
+"""How often to ask what has arrived. Each time costs the ranks a moment, and much less than what may lie in two
+memories is copied meanwhile."""
 
 
 async def _ask_to_remap(link: RankLink, items: list[str], *, home: bool) -> None:
@@ -92,12 +97,15 @@ class Pages:
             RemoteError: the manager could not copy.
         """
         topology = Topology(size, self._settings.tensor_parallel, self._settings.shared_domain)
-        ask = {"config": config, "topology": asdict(topology), "placement": placement.layers, "homewards": True}
-        report = await self._manager.ask("prepare", **ask)
+        ask = {
+            "config": config, "topology": asdict(topology), "placement": placement.layers, "homewards": True,
+            "home_share": self._settings.home_share,
+        }  # fmt: skip
+        report: dict[str, Any] = {"plan": {}, "state": "prepared", "seconds": {}, "arrived": {}}
         while instance.state == "attached":
             if not report["plan"] and report["state"] == "prepared":
-                # Another manager, which knows of no copying.
-                report = await self._manager.ask("prepare", **ask)
+                # Nobody has begun yet, or another manager knows of no copying.
+                report = await self._begin_homewards(ask)
             if report["state"] == "failed":
                 raise RemoteError("prepare_failed", str(report["failure"]))
             self._tell(instance, report["arrived"], home=True)
@@ -106,6 +114,19 @@ class Pages:
             await asyncio.sleep(_HOME_POLL_S)
             report = await self._manager.ask("progress", config=config)
         return {"seconds": report["seconds"], "plan": report["plan"]}
+
+    async def _begin_homewards(self, ask: dict[str, Any]) -> dict[str, Any]:
+        """Have the copying begun, as soon as the manager does not fill another configuration (a standby's that is being
+        armed, which takes it a moment).
+        """
+        end = time.monotonic() + _BUSY_S
+        while True:
+            try:
+                return dict(await self._manager.ask("prepare", **ask))
+            except RemoteError as error:
+                if error.kind != "conflict" or time.monotonic() > end:
+                    raise
+            await asyncio.sleep(_HOME_POLL_S)
 
     def _tell(self, instance: Instance, items: dict[str, list[str]], *, home: bool) -> None:
         """Tell ranks, by domain, what to map anew; one that has not answered the last time is left alone."""

@@ -16,7 +16,6 @@ from typing import Any
 from medley_engine import operations as ops
 from medley_engine.config import ModelConfig
 from medley_engine.memory.wire import RemoteError
-from medley_engine.placement import Placement
 from medley_engine.serving.arming import Armoury
 from medley_engine.serving.homing import Homing
 from medley_engine.serving.inforce import InForce, StateFile
@@ -24,6 +23,7 @@ from medley_engine.serving.instances import Instance, InstancePool
 from medley_engine.serving.links import ManagerLink, RankLostError
 from medley_engine.serving.metrics import Metrics
 from medley_engine.serving.pages import Pages
+from medley_engine.serving.readying import Readying
 from medley_engine.serving.requests import Dispatcher
 from medley_engine.serving.settings import Settings
 from medley_engine.serving.switching import Switch
@@ -54,6 +54,7 @@ class Scaler:
         self.armoury = Armoury(settings, pool, self.pages)
         self._homing = Homing(settings, self.pages)
         self._switch = Switch(settings, pool, manager, dispatcher)
+        self._readying = Readying(pool, self.pages, dispatcher, self)
         self.in_force = InForce(settings.data_parallel)
         self.operations: dict[str, ops.Operation] = {}
         self.current: str | None = None
@@ -153,7 +154,8 @@ class Scaler:
             self.save()
         return operation
 
-    def _detail(self, operation_id: str, **details: Any) -> None:
+    def detail(self, operation_id: str, **details: Any) -> None:
+        """Tell people something about an operation."""
         if operation_id in self.operations:
             self.operations[operation_id] = ops.with_details(self.operations[operation_id], **details)
 
@@ -194,7 +196,7 @@ class Scaler:
             self._metrics.operation(operation.phase, operation.seconds())
             self.restore_standbys(self._settings.standby_delay_s)
 
-    async def _hold(self) -> None:
+    async def hold(self) -> None:
         """Stretch a phase, for tests that want to break something inside it."""
         if self._settings.phase_delay_s:
             await asyncio.sleep(self._settings.phase_delay_s)
@@ -210,60 +212,21 @@ class Scaler:
         known: dict[str, Any] = {"instance": armed.instance.id, "config": armed.config} if armed else {}
         self.move(operation_id, "planning", **known)
         if armed is None:
-            config, placement, instance = await self._make_ready(operation_id)
+            await self.armoury.disarm()
+            config, placement, instance = await self._readying.run(operation, self.in_force)
         else:
             config, placement, instance = armed.config, armed.placement, armed.instance
-            self._detail(operation_id, armed=True, standby=True)
+            self.detail(operation_id, armed=True, standby=True)
             for phase in ("preparing", "attaching", "warming"):
-                await self._hold()
+                await self.hold()
                 self.move(operation_id, phase, save=False, config=config)
-        await self._hold()
+        await self.hold()
         if instance.state != "attached":
             raise RankLostError("the new instance lost a rank")
         old = self.dispatcher.active
         self.in_force.adopt(config, operation.target, placement, instance.id)
         self.move(operation_id, "switching", old_instance=old.id if old else "")
         return instance
-
-    async def _make_ready(self, operation_id: str) -> tuple[str, Placement, Instance]:
-        """An instance of the target size at its pages, warmed up."""
-        operation, size = self.operations[operation_id], self.operations[operation_id].target
-        await self.armoury.disarm()
-        measured = self.dispatcher.active if operation.rebalance else None
-        placement = await self.pages.place(self.in_force.placement, size, measured_on=measured)
-        config = self.in_force.next_config(size, operation_id)
-        await self._hold()
-        self.move(operation_id, "preparing", config=config)
-        started = time.monotonic()
-        standby = asyncio.create_task(self._standby(operation_id, size))
-        try:
-            progress = await self.pages.prepare(config, size, placement, old=self.dispatcher.active)
-            took = time.monotonic() - started
-            self._detail(operation_id, prepare=progress["seconds"], plan=progress["plan"], pages_s=took)
-            await self._hold()
-            instance = await standby
-        except BaseException:
-            await self._return_standby(standby)
-            raise
-        self.move(operation_id, "attaching", instance=instance.id)
-        self._detail(operation_id, attach=await instance.attach(config))
-        await self._hold()
-        self.move(operation_id, "warming")
-        self._detail(operation_id, warm=await instance.warm_up())
-        return config, placement, instance
-
-    async def _standby(self, operation_id: str, size: int) -> Instance:
-        started = time.monotonic()
-        instance, waited = await self.pool.take(size)
-        self._detail(operation_id, standby_s=time.monotonic() - started, standby=waited)
-        return instance
-
-    async def _return_standby(self, standby: asyncio.Task[Instance]) -> None:
-        """An operation that ends early gives back the instance that it took, or stops taking one."""
-        standby.cancel()
-        await asyncio.wait([standby])
-        if not standby.cancelled() and standby.exception() is None:
-            await self.pool.put_back(standby.result())
 
     async def _after_commit(self, operation_id: str, instance: Instance) -> None:
         old = self.dispatcher.active
@@ -273,23 +236,23 @@ class Scaler:
         else:
             accepted = self.operations[operation_id].since["accepted"]
             moved = await self._switch.move(
-                old, instance, lambda now: self._detail(operation_id, first_token_s=now - accepted)
+                old, instance, lambda now: self.detail(operation_id, first_token_s=now - accepted)
             )
-            self._detail(operation_id, **moved)
+            self.detail(operation_id, **moved)
         await self._forward(lambda: self.pages.commit(self.in_force.config))
-        await self._hold()
+        await self.hold()
         self.move(operation_id, "draining")
-        await self._hold()
+        await self.hold()
         if old is not None:
             await self._switch.drain(old)
         self.move(operation_id, "releasing")
-        await self._hold()
+        await self.hold()
         if old is not None and old.state == "attached":
             await self._switch.let_go(old)
         if self._settings.copies_later:
             # What is armed still maps pages that are about to go.
             await self.armoury.disarm()
-            self._detail(operation_id, **await self._homing.run(self.in_force, self.dispatcher.active))
+            self.detail(operation_id, **await self._homing.run(self.in_force, self.dispatcher.active))
         self.move(operation_id, "succeeded")
         if self.on_changed is not None:
             self.on_changed()

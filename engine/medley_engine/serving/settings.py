@@ -37,6 +37,7 @@ class Settings:
     standbys: int = 2
     arm_standbys: bool = True
     copy_after_switch: bool = True
+    home_share: float = 0.2
     standby_delay_s: float = 10.0
     spare_experts: int = 0
     drain_timeout_s: float = 300.0
@@ -59,6 +60,8 @@ class Settings:
     def __post_init__(self) -> None:
         if self.device not in ("cpu", "cuda"):
             raise ValueError(f"device {self.device!r} is neither cpu nor cuda")
+        if not 0 < self.home_share <= 1:
+            raise ValueError(f"home share {self.home_share} is not above 0 and at most 1")
         if self.device == "cuda":
             object.__setattr__(self, "shared_domain", False)
 

@@ -21,12 +21,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from medley_engine.memory import wire
+from medley_engine.serving.keeping import KeptDescriptors
 from medley_engine.serving.settings import Settings
 
 log = logging.getLogger("medley.engine.supervisor")
@@ -69,7 +69,7 @@ class Supervisor:
         self._settings = settings
         self._listener = listener
         self._token = secrets.token_hex(32)
-        self._fds: dict[str, int] = {}
+        self._kept = KeptDescriptors()
         self._children: dict[str, Child] = {}
         self._exits: dict[str, int] = {}
         self._failures: dict[str, int] = {}
@@ -210,8 +210,7 @@ class Supervisor:
         for child in sorted(self._children.values(), key=lambda c: c.key != "zygote"):
             child.kill()
             os.waitpid(child.pid, 0)
-        for fd in self._fds.values():
-            os.close(fd)
+        self._kept.close()
         for left in [*self._settings.run_path.glob("*.sock"), *self._settings.run_path.glob("*.mesh")]:
             left.unlink(missing_ok=True)
 
@@ -245,9 +244,9 @@ class Supervisor:
 
     def _answer(self, request: wire.Frame, fds: list[int]) -> tuple[wire.Frame, list[int]]:
         answers: dict[str, Callable[[wire.Frame, list[int]], tuple[wire.Frame, list[int]]]] = {
-            "put_fd": self._put_fd,
-            "drop_fds": self._drop_fds,
-            "take_fds": self._take_fds,
+            "put_fd": self._kept.put,
+            "drop_fds": self._kept.drop,
+            "take_fds": self._kept.take,
             "spawn": self._spawn,
             "kill": self._kill,
             "children": self._list_children,
@@ -256,24 +255,6 @@ class Supervisor:
         if answer is None:
             return {"error": "unknown_request", "message": f"no request {request.get('do')!r}"}, []
         return answer(request, fds)
-
-    def _put_fd(self, request: wire.Frame, fds: list[int]) -> tuple[wire.Frame, list[int]]:
-        name = str(request["name"])
-        if name in self._fds:
-            os.close(self._fds[name])
-        (self._fds[name],) = fds
-        return {}, []
-
-    def _drop_fds(self, request: wire.Frame, _fds: list[int]) -> tuple[wire.Frame, list[int]]:
-        for name in request["names"]:
-            fd = self._fds.pop(str(name), None)
-            if fd is not None:
-                os.close(fd)
-        return {}, []
-
-    def _take_fds(self, _request: wire.Frame, _fds: list[int]) -> tuple[wire.Frame, list[int]]:
-        names = sorted(self._fds)
-        return {"names": names}, [self._fds[name] for name in names]
 
     def _spawn(self, request: wire.Frame, _fds: list[int]) -> tuple[wire.Frame, list[int]]:
         key = f"rank-{request['key']}"
@@ -303,23 +284,3 @@ def bind(host: str, port: int) -> socket.socket:
     listener.bind((host, port))
     listener.listen(4096)
     return listener
-
-
-class SupervisorKeeper:
-    """The manager's way to have descriptors kept."""
-
-    def __init__(self, run_dir: Path, token: str) -> None:
-        self._connection = wire.connect(run_dir / "supervisor.sock", token, role="hmm")
-
-    def put(self, name: str, fd: int) -> None:
-        """See ``FdKeeper``."""
-        wire.call(self._connection, {"do": "put_fd", "name": name}, [fd])
-
-    def drop(self, names: Sequence[str]) -> None:
-        """See ``FdKeeper``."""
-        wire.call(self._connection, {"do": "drop_fds", "names": list(names)})
-
-    def take(self) -> dict[str, int]:
-        """Descriptors that a predecessor left."""
-        reply, fds = wire.call(self._connection, {"do": "take_fds"})
-        return dict(zip(reply["names"], fds, strict=True))
