@@ -28,14 +28,25 @@ FLEETS = int(os.environ.get("MEDLEY_AGREE_FLEETS", "40"))
 SEED = int(os.environ.get("MEDLEY_SEED", "20240429"))
 LIMITS = Limits(time_limit_s=30.0, relative_gap=1e-6)
 LEAST_UNSERVED = 0.3
+SWITCHING = 0.4
+"""What loading a replica costs, of its price."""
 
 
-def problem_of(state: FleetState, rates: Rates) -> FleetProblem | None:
-    """All services of a fleet together; None where some size fits nowhere, which is not asked of a programme."""
+def problem_of(state: FleetState, rates: Rates, rng: random.Random) -> FleetProblem | None:
+    """All services of a fleet together, some of their replicas running; None where some size fits nowhere, which is not
+    asked of a programme."""
     ready = outlook(state, PlanOptions(explain=False), rates, Memo())
     if any(each.candidates.unserved for each in ready.prepared.values()):
         return None
-    services = tuple(replace(each.problem, priority=number % 2) for number, each in enumerate(ready.prepared.values()))
+    services = tuple(
+        replace(
+            each.problem,
+            priority=number % 2,
+            running=tuple(rng.choice((0, 0, 1, 2)) for _ in each.problem.variants),
+            switching=tuple(SWITCHING * price for price in each.problem.prices),
+        )
+        for number, each in enumerate(ready.prepared.values())
+    )
     cap = state.max_cost_usd_per_hour
     return FleetProblem(services, stock_limits(services, ready.stock), None if cap is None else CostLimit(cap))
 
@@ -45,14 +56,17 @@ def partly(problem: FleetProblem) -> Unserved:
     return tuple((priority, LEAST_UNSERVED) for priority in sorted({each.priority for each in problem.services}))
 
 
+@pytest.mark.parametrize("alone", [False, True], ids=["together", "alone"])
 @pytest.mark.parametrize("make", [random_fleet, random_spread_fleet], ids=["stock", "spread"])
-def test_both_programmes_agree(make, capsys: pytest.CaptureFixture[str]) -> None:
+def test_both_programmes_agree(make, alone: bool, capsys: pytest.CaptureFixture[str]) -> None:
     endings: collections.Counter[str] = collections.Counter()
     for number in range(FLEETS):
-        state, rates = make(random.Random(f"agree/{SEED}/{number}"))
-        problem = problem_of(state, rates)
+        rng = random.Random(f"agree/{SEED}/{number}")
+        problem = problem_of(*make(rng), rng)
         if problem is None:
             continue
+        if alone:
+            problem = replace(problem, services=(problem.services[number % len(problem.services)],))
         for goal in Goal:
             told = f"seed {SEED}, fleet {number}, {goal.value}"
             unserved = partly(problem) if goal is Goal.CHEAPEST_OF_MOST_SERVED else ()
@@ -79,8 +93,8 @@ def test_both_programmes_agree(make, capsys: pytest.CaptureFixture[str]) -> None
 def test_looking_at_all_mixes_finds_what_the_reference_finds(make, capsys: pytest.CaptureFixture[str]) -> None:
     looked = 0
     for number in range(2 * FLEETS):
-        state, rates = make(random.Random(f"all mixes/{SEED}/{number}"))
-        problem = problem_of(state, rates)
+        rng = random.Random(f"all mixes/{SEED}/{number}")
+        problem = problem_of(*make(rng), rng)
         for service in () if problem is None else problem.services:
             told = f"seed {SEED}, fleet {number}"
             alone = replace(problem, services=(service,))

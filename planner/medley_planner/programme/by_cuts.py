@@ -21,20 +21,22 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from medley_planner.programme.enumeration import Enumeration
 from medley_planner.programme.goals import LEAVES_UNSERVED, Ending, Goal, Limits, Solution, Unserved
 from medley_planner.programme.problem import FleetProblem, ServiceProblem
-from medley_planner.programme.replica_rows import Programme
+from medley_planner.programme.replica_rows import Found, Programme
 from medley_planner.programme.serving import Cut, Serving
 from medley_planner.programme.sparse import Array
 from medley_planner.sharing.neighbours import moves
 
 ABSOLUTE_GAP = 1e-7
 
-_RELAXED_ROUNDS = 3
+_RELAXED_ROUNDS, _QUICK_ROUNDS = 3, 8
 _RELAXED_TOLERANCE = 1e-3
+_FEW_ROWS, _MANY_ROWS = 2_000, 20_000
 _MOST_ROUNDS = 400
 _FEW_ROUNDS = 4
-_MOST_ASKED = 16
+_MOST_ASKED = 8
 _CHEAPER = 1e-9
 _MOST_CUTS, _KEPT_CUTS, _NEAREST_MIXES = 40, 24, 6
 _MOST_REPAIRS = 40
@@ -86,6 +88,9 @@ class MixSearch:
         self._programme = Programme(problem, goal, unserved)
         self._variables = self._programme.variables
         self._repairs = goal not in (*LEAVES_UNSERVED, Goal.LEAST_EXTRA_STOCK)
+        self._enumeration: Enumeration | None = None
+        if self._repairs and len(problem.services) == 1 and self._possible:
+            self._enumeration = Enumeration(problem, self._servings[0], loading=goal is Goal.CHEAPEST)
         self._cuts: list[list[Cut]] = [[] for _ in problem.services]
         self._found: dict[Mixes, None] = {}
         self._best: Solution | None = None
@@ -141,12 +146,14 @@ class MixSearch:
             self._programme.forget_cuts(s, set(range(len(cuts))) - set(kept))
 
     def bound(self, limits: Limits, surcharges: Sequence[Array]) -> float:
-        """A proven bound where replicas cost so much more, from the cuts that there are."""
+        """A proven bound where replicas cost so much more, from the cuts that there are and few more."""
+        self._limits, self._seconds, self._best, self._bound = limits, 0.0, None, 0.0
         self._programme.charge(surcharges)
         for s, serving in enumerate(self._servings):
             self._add(s, serving.at_prices(self._unit_costs(s)))
-        found = self._programme.solve(limits.time_limit_s, limits.relative_gap, nodes=limits.nodes)
-        return max(found.bound, 0.0)
+        if not self._enumerate(_FEW_ROWS):
+            self._bound = max(self._bound, self._programme.relax().objective)
+        return self._bound
 
     def _unit_costs(self, s: int) -> Array:
         return np.maximum(self._programme.unit_costs(s), _LEAST_PRICE)
@@ -162,8 +169,15 @@ class MixSearch:
         return self._programme.add_cuts(s, cuts)
 
     def _run(self) -> Solution:
-        if not self._relax():
+        if self._enumerate(_FEW_ROWS):
+            return self._ended()
+        relaxed = self._relax()
+        if relaxed.infeasible:
             return Solution(Ending.INFEASIBLE, seconds=self._seconds)
+        if self._enumerate(_MANY_ROWS):
+            return self._ended()
+        if self._repairs and relaxed.values is not None:
+            self._round(relaxed.values)
         self._polish()
         if self._close() or self._limits.nodes == 0:
             return self._ended()
@@ -184,21 +198,30 @@ class MixSearch:
                 break
         return self._ended()
 
-    def _relax(self) -> bool:
-        """Cuts that the linear relaxation breaks; False where even that has no solution."""
-        for _ in range(_RELAXED_ROUNDS):
+    def _enumerate(self, rows: int) -> bool:
+        """Look at all mixes of a single service that cost less than the best; whether it is within the gap then."""
+        if self._enumeration is None:
+            return False
+        most = math.inf if self._best is None else self._best.objective
+        looked = self._enumeration.search(self._programme.unit_costs(0), self._cuts[0], most, rows=rows)
+        self._add(0, looked.cuts)
+        self._bound = max(self._bound, looked.bound)
+        if looked.mix is not None:
+            self._offer((looked.mix,), self._programme.cost([looked.mix]), None)
+        return self._close()
+
+    def _relax(self) -> Found:
+        """The linear relaxation, with cuts that it breaks."""
+        quick = self._enumeration is not None
+        for _ in range(_QUICK_ROUNDS if quick else _RELAXED_ROUNDS):
             found = self._programme.relax()
             self._seconds += found.seconds
-            if found.infeasible:
-                return False
             if found.values is None:
                 break
             self._bound = max(self._bound, found.objective)
-            if not self._add_broken(found.values, _RELAXED_TOLERANCE):
+            if not self._add_broken(found.values, quick=quick):
                 break
-        if self._repairs and found.values is not None:
-            self._round(found.values)
-        return True
+        return found
 
     def _round(self, values: Array) -> None:
         """Offer what rounding the relaxation and mending it gives."""
@@ -208,13 +231,15 @@ class MixSearch:
         )
         self._repair(mixes, [self._broken(s, mix) for s, mix in enumerate(mixes)])
 
-    def _add_broken(self, values: Array, tolerance: float) -> int:
-        """Add the cuts that a solution breaks; how many they are."""
+    def _add_broken(self, values: Array, *, quick: bool) -> int:
+        """Add the cuts that the relaxation breaks; how many they are."""
         added = 0
         for s, serving in enumerate(self._servings):
             usable, unserved = self._variables.usable(s, values), self._variables.unserved(s, values)
-            cuts = serving.broken(usable, unserved, tolerance=tolerance, near=self._unit_costs(s))
-            added += self._add(s, cuts)
+            near = self._unit_costs(s)
+            added += self._add(
+                s, serving.broken(usable, unserved, tolerance=_RELAXED_TOLERANCE, near=near, quick=quick)
+            )
         return added
 
     def _take(self, values: Array, objective: float) -> bool:
@@ -343,12 +368,8 @@ def stepped(service: ServiceProblem, counts: Sequence[int]) -> Array:
     """What replicas can be loaded with by the steps of the programme, which never promise more than `usable`."""
     if not service.queues:
         return np.array(counts, dtype=np.float64)
-    usable = np.zeros(len(counts))
-    for v, count in enumerate(counts):
-        for step in service.steps(v):
-            if step.replicas <= count <= step.replicas + step.more:
-                usable[v] = max(usable[v], step.usable + step.slope * (count - step.replicas))
-    return usable
+    tables = service.usable_by_steps
+    return np.array([table[min(int(count), len(table) - 1)] for table, count in zip(tables, counts, strict=True)])
 
 
 def _cheapest_addition(service: ServiceProblem, counts: Sequence[int], cut: Cut, costs: Array) -> tuple[int, int]:

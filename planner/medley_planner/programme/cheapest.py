@@ -17,7 +17,7 @@ from dataclasses import replace
 from medley_planner.fleet import Method
 from medley_planner.programme.by_cuts import solve_by_cuts
 from medley_planner.programme.dominance import one_variant_suffices, undominated
-from medley_planner.programme.enumeration import enumerated, of_one_variant
+from medley_planner.programme.enumeration import enumerated
 from medley_planner.programme.goals import Ending, Goal, Limits, Solution, Unserved
 from medley_planner.programme.memo import Memo
 from medley_planner.programme.milp import solve
@@ -121,9 +121,21 @@ def servable_alone(problem: FleetProblem, limits: Limits, memo: Memo) -> bool:
 
 
 def _servable_alone(problem: FleetProblem, limits: Limits, memo: Memo) -> bool:
-    if len(of_one_variant(problem)):
+    (service,) = problem.services
+    if any(_suffices(problem, v) for v in range(len(service.variants))):
         return True
     return cheapest(problem, limits, memo).ending is not Ending.INFEASIBLE
+
+
+def _suffices(problem: FleetProblem, v: int) -> bool:
+    """Whether replicas of v alone serve the only service within all limits."""
+    (service,) = problem.services
+    needed = one_variant_suffices(service.only((v,)), 0)
+    if needed is None:
+        return False
+    mix = tuple(needed if w == v else 0 for w in range(len(service.variants)))
+    within = all(limit.used_by(service, mix) <= limit.most + LOAD_TOLERANCE for limit in problem.shared)
+    return within and service.keeps_rows(mix)
 
 
 def _spread(service: ServiceProblem, kept: tuple[int, ...], mix: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,142 +1,144 @@
-"""The cheapest mix of one service where there are few mixes to choose from: all of them in one array.
+"""The cheapest mix of one service by looking at all mixes that could be: no search tree, no solver.
 
-A service that one variant alone can serve costs no more than that. With a handful of variants and replicas, the mixes
-that cost less are some hundred or thousand, and the cuts of `serving.py` leave few of them:
+Mixes that cost less than some price and keep the known cuts of `serving.py` are listed in one array (`lattice.py`):
 
-1. drop those that break a bound, a share, a cap, a shared limit or a known cut;
-2. ask whether the cheapest that is left, of equals the one with the fewest replicas, can serve: if so, it is the
-   optimum, since all cheaper ones are proven not to;
-3. else that gives a cut, which drops it and others; again, until none are left, and the single variant is the optimum.
+1. ask whether the cheapest on the list can serve. If so, it is the optimum: all cheaper ones are proven not to;
+2. else that gives a cut, which drops it and others; again, until none are left;
+3. then nothing costs less than that price: a higher one is tried, by a larger step the shorter the list was.
 
-No search tree is needed, and the answer is exact. Where there are more mixes, the programme is solved.
+Whatever it ends with, all mixes that cost less than the bound are proven not to serve. Where a list grows too long, or
+too many mixes have to be asked for, it ends with the bound so far, and the programme is solved.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
-from medley_planner.programme.by_cuts import stepped
-from medley_planner.programme.dominance import one_variant_suffices
 from medley_planner.programme.goals import Ending, Solution
-from medley_planner.programme.problem import LOAD_TOLERANCE, TIE_USD_PER_GPU_HOUR, FleetProblem, ServiceProblem
-from medley_planner.programme.serving import Serving
+from medley_planner.programme.lattice import Lattice, Mixes
+from medley_planner.programme.problem import TIE_USD_PER_GPU_HOUR, FleetProblem
+from medley_planner.programme.serving import Cut, Serving
 from medley_planner.programme.sparse import Array
 
-_MOST_MIXES = 20_000
-_MOST_ASKED = 200
-_EQUAL, _DIGITS = 1e-9, 9
+_ROWS = 40_000
+"""A longer list of mixes, of some variants or all, is left to the solver."""
 
-Mixes = npt.NDArray[np.int64]
+_MOST_ASKED = 200
+_MOST_LISTS = 60
+_EQUAL, _DIGITS = 1e-9, 9
+_FIRST_STEP, _STEPS = 1.02, ((200, 1.5), (2_000, 1.25), (_ROWS, 1.05))
+"""The next price is so many times the last, by how long the last list grew."""
+
+Mix = tuple[int, ...]
+
+
+@dataclass
+class Searched:
+    """What looking at mixes gave.
+
+    Args:
+        bound: No mix that serves costs less.
+        mix: A mix that serves and costs that; None where none was found.
+        cuts: Cuts that were found on the way.
+    """
+
+    bound: float
+    mix: Mix | None = None
+    cuts: list[Cut] = field(default_factory=list)
+
+
+class Enumeration:
+    """The mixes of one service, to be searched at different prices.
+
+    Args:
+        problem: One service, and what limits it.
+        serving: Its cuts.
+        loading: Whether it costs something to load what does not run.
+    """
+
+    def __init__(self, problem: FleetProblem, serving: Serving, *, loading: bool) -> None:
+        self._lattice = Lattice(problem, loading=loading)
+        self._serving = serving
+
+    def search(self, unit_costs: Array, cuts: Sequence[Cut], most: float, *, rows: int = _ROWS) -> Searched:
+        """The cheapest mix that serves and costs less than `most`.
+
+        Args:
+            unit_costs: What a replica costs, by variant.
+            cuts: Cuts that are known.
+            most: What a mix that is known costs; infinite where none is.
+            rows: The longest list.
+        """
+        near = np.maximum(unit_costs, _EQUAL)
+        found = Searched(max((_least(cut, unit_costs) for cut in cuts), default=0.0))
+        known = [cut.weights / cut.least for cut in cuts]
+        step, asked = _FIRST_STEP, 0
+        cheapest = min((cost for cost in unit_costs.tolist() if cost > 0.0), default=_EQUAL)
+        price = max(found.bound, cheapest)
+        for _ in range(_MOST_LISTS):
+            if found.bound >= most - _EQUAL:
+                found.bound = most
+                return found
+            price = min(price * step, most)
+            listed = self._lattice.below(unit_costs, np.array(known).reshape(-1, len(near)), price, rows=rows)
+            if listed is None:
+                return found
+            mixes, prices = _cheapest_first(listed.mixes, listed.prices)
+            before = prices < most - _EQUAL
+            mixes, prices = mixes[before], prices[before]
+            usable = self._lattice.usable(mixes)
+            while len(mixes):
+                found.bound = max(found.bound, float(prices[0]))
+                asked += 1
+                broken = self._serving.broken(usable[0], near=near)
+                if not broken:
+                    found.mix = tuple(int(count) for count in mixes[0])
+                    return found
+                if asked >= _MOST_ASKED:
+                    return found
+                kept = np.ones(len(mixes), dtype=bool)
+                kept[0] = False
+                for cut in broken:
+                    weights = cut.weights / cut.least
+                    known.append(weights)
+                    kept &= usable @ weights >= 1.0 - _EQUAL
+                found.cuts += broken
+                mixes, prices, usable = mixes[kept], prices[kept], usable[kept]
+            found.bound = max(found.bound, price)
+            step = next(step for longest, step in _STEPS if listed.looked_at <= longest)
+        return found
+
+
+def _least(cut: Cut, unit_costs: Array) -> float:
+    """What keeping a cut costs at least."""
+    used = cut.weights > 0.0
+    return float((unit_costs[used] / cut.weights[used]).min()) * cut.least if used.any() else 0.0
+
+
+def _cheapest_first(mixes: Mixes, prices: Array) -> tuple[Mixes, Array]:
+    """The cheapest first, of equals those with the fewest replicas, of these in the order of variants."""
+    order = np.lexsort((*mixes.T[::-1], mixes.sum(axis=1), np.round(prices, _DIGITS)))
+    return mixes[order], prices[order]
 
 
 def enumerated(problem: FleetProblem) -> Solution | None:
-    """The cheapest mix of the only service, change included; None where there are too many to look at, or no single
-    variant can serve.
+    """The cheapest mix of the only service, change included; None where there are too many to look at.
 
     Args:
         problem: One service, and what limits it.
     """
     (service,) = problem.services
-    costs = _Costs(service)
-    alone = of_one_variant(problem)
-    if not len(alone):
-        return None
-    first = alone[np.argmin(np.round(costs.of(alone), _DIGITS))]
-    most = costs.of(first[None])[0]
-    mixes = _cheaper(service, costs, most)
-    if mixes is None:
-        return None
-    mixes = mixes[_allowed(problem, mixes)]
-    prices = costs.of(mixes)
-    order = np.lexsort((mixes.sum(axis=1), np.round(prices, _DIGITS)))
-    order = order[prices[order] < most - _EQUAL]
-    return _first_that_serves(service, mixes[order], prices[order], costs, first)
-
-
-def _first_that_serves(
-    service: ServiceProblem, mixes: Mixes, prices: Array, costs: _Costs, otherwise: Mixes
-) -> Solution | None:
-    """The first of these mixes that can serve, else the one that is known to; None where that takes too many tries."""
     serving = Serving(service)
-    near = np.maximum(costs.each, _EQUAL)
-    usable = _usable(service, mixes)
-    cuts = serving.at_prices(near)
-    for _ in range(_MOST_ASKED):
-        for cut in cuts:
-            kept = usable @ cut.weights >= cut.least * (1.0 - _EQUAL)
-            mixes, prices, usable = mixes[kept], prices[kept], usable[kept]
-        if not len(mixes):
-            return _solution(otherwise, float(costs.of(otherwise[None])[0]))
-        cuts = serving.broken(usable[0], near=near)
-        if not cuts:
-            return _solution(mixes[0], float(prices[0]))
-    return None
-
-
-def _solution(mix: Mixes, price: float) -> Solution:
-    return Solution(Ending.OPTIMAL, (tuple(int(count) for count in mix),), objective=price, bound=price)
-
-
-class _Costs:
-    """What mixes cost: prices, the tie-break of GPUs, and the change from what runs."""
-
-    def __init__(self, service: ServiceProblem) -> None:
-        self.each = np.array(service.prices) + TIE_USD_PER_GPU_HOUR * np.array(service.gpus)
-        self._running = np.array(service.running)
-        self._switching = np.array(service.switching)
-
-    def of(self, mixes: Mixes) -> Array:
-        """USD per hour of each mix."""
-        return np.asarray(mixes @ self.each + np.maximum(mixes - self._running, 0) @ self._switching)
-
-
-def of_one_variant(problem: FleetProblem) -> Mixes:
-    """The mixes of a single variant that serve everything within all limits, one in a row; there may be none."""
-    (service,) = problem.services
-    needed = [one_variant_suffices(service.only((v,)), 0) for v in range(len(service.variants))]
-    mixes = np.diag(np.array([count or 0 for count in needed], dtype=np.int64))
-    serves = np.array([count is not None for count in needed], dtype=bool)
-    return np.asarray(mixes[serves & _allowed(problem, mixes)])
-
-
-def _cheaper(service: ServiceProblem, costs: _Costs, most: float) -> Mixes | None:
-    """Mixes that cost no more, in lexicographic order; None where there are too many."""
-    bounds = [
-        useful if each <= 0.0 else min(useful, math.floor(most / each + _EQUAL))
-        for useful, each in zip(service.useful, costs.each.tolist(), strict=True)
-    ]
-    if math.prod(bound + 1 for bound in bounds) > _MOST_MIXES:
+    if not serving.possible:
         return None
-    grid = np.indices([bound + 1 for bound in bounds]).reshape(len(bounds), -1).T
-    return np.asarray(grid[grid @ costs.each <= most])
-
-
-def _allowed(problem: FleetProblem, mixes: Mixes) -> npt.NDArray[np.bool_]:
-    """Which mixes keep the rows of the service and what limits it from outside."""
-    (service,) = problem.services
-    allowed = np.ones(len(mixes), dtype=bool)
-    for row in service.rows:
-        value = mixes @ np.array(row.weights)
-        if row.lower is not None:
-            allowed &= value >= row.lower - LOAD_TOLERANCE
-        if row.upper is not None:
-            allowed &= value <= row.upper + LOAD_TOLERANCE
-    for limit in problem.shared:
-        allowed &= mixes @ np.array(limit.weights(service)) <= limit.most + LOAD_TOLERANCE
-    return allowed
-
-
-def _usable(service: ServiceProblem, mixes: Mixes) -> Array:
-    """What the replicas of each mix can be loaded with, by variant."""
-    if not service.queues or not len(mixes):
-        return mixes.astype(np.float64)
-    counts = range(int(mixes.max()) + 1)
-    columns = []
-    for v in range(len(service.variants)):
-        alone = service.only((v,))
-        table = np.array([stepped(alone, (count,))[0] for count in counts])
-        columns.append(table[mixes[:, v]])
-    return np.stack(columns, axis=1)
+    loading = [0.0 if runs else each for runs, each in zip(service.running, service.switching, strict=True)]
+    unit_costs = np.array(service.prices) + TIE_USD_PER_GPU_HOUR * np.array(service.gpus) + np.array(loading)
+    cuts = serving.at_prices(np.maximum(unit_costs, _EQUAL))
+    found = Enumeration(problem, serving, loading=True).search(unit_costs, cuts, math.inf)
+    if found.mix is None:
+        return None
+    return Solution(Ending.OPTIMAL, (found.mix,), objective=found.bound, bound=found.bound)

@@ -27,6 +27,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 EXACT_UP_TO = 16
 """Up to so many replicas, every count is a step of its own; from there on, every doubling has half as many steps."""
@@ -193,6 +194,19 @@ def steps(queue: Queue, most: int) -> tuple[Step, ...]:
         found.append(Step(begin, usable, usable - usable_replicas(begin - 1, queue), width - 1))
         begin += width
     return tuple(found)
+
+
+@functools.lru_cache(maxsize=65_536)
+def usable_by_steps(queue: Queue, most: int, replicas: int) -> npt.NDArray[np.float64]:
+    """What 0, 1, … `replicas` replicas can be loaded with by the steps up to `most`, (replicas + 1,); not to be written
+    to. Beyond the last step, no more."""
+    counts = np.arange(replicas + 1)
+    usable = np.zeros(replicas + 1)
+    for step in steps(queue, most):
+        more = np.minimum(counts - step.replicas, step.more)
+        usable = np.where(more >= 0, np.maximum(usable, step.usable + step.slope * more), usable)
+    usable.flags.writeable = False
+    return usable
 
 
 def _staffed(places: int, factor: float) -> float:

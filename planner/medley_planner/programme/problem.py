@@ -13,8 +13,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+import numpy.typing as npt
+
 from medley_planner.fleet import Availability, Role, Stock, Variant
-from medley_planner.programme.headroom import Queue, Step, replicas_for, steps, usable_replicas
+from medley_planner.programme.headroom import Queue, Step, replicas_for, steps, usable_by_steps, usable_replicas
 
 LOAD_TOLERANCE = 1e-6
 """A replica may be loaded by so much beyond its capacity: the accuracy of floating-point solvers."""
@@ -178,6 +181,16 @@ class ServiceProblem:
     def steps(self, v: int) -> tuple[Step, ...]:
         """The same as steps, up to the replicas that do all that v can do; only with queues."""
         return steps(self.queues[v], self.fewest(v))
+
+    @functools.cached_property
+    def usable_by_steps(self) -> tuple[npt.NDArray[np.float64], ...]:
+        """By variant: what 0, 1, … `useful` replicas can be loaded with by the steps, never more than `usable`."""
+        if not self.queues:
+            return tuple(np.arange(most + 1, dtype=np.float64) for most in self.useful)
+        return tuple(
+            usable_by_steps(queue, self.fewest(v), most)
+            for v, (queue, most) in enumerate(zip(self.queues, self.useful, strict=True))
+        )
 
     def keeps_rows(self, replicas: Sequence[int]) -> bool:
         """Whether so many replicas by variant keep bounds, cap and shares."""

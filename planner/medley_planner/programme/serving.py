@@ -47,6 +47,7 @@ _GROUPS = 16
 """Groups of alike buckets."""
 
 _ROUNDING = 1e-9
+_TWO = 2
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,13 @@ class Serving:
         return [cut for region in self._regions if (cut := region.cut(prices)).least > 0.0]
 
     def broken(
-        self, usable: Array, unserved: float = 0.0, *, tolerance: float = TOLERANCE, near: Array | None = None
+        self,
+        usable: Array,
+        unserved: float = 0.0,
+        *,
+        tolerance: float = TOLERANCE,
+        near: Array | None = None,
+        quick: bool = False,
     ) -> list[Cut]:
         """Cuts that these usable loads (and so much unserved) break; empty where they can serve.
 
@@ -104,8 +111,9 @@ class Serving:
             unserved: Requests per second that stay unserved.
             tolerance: What loads, or the unserved rate, may exceed.
             near: What replicas cost, all positive: cuts are first looked for near these prices.
+            quick: Where that suffices, look for them nowhere else; then none found is proof of nothing.
         """
-        found = (region.broken(usable, unserved, tolerance, near) for region in self._regions)
+        found = (region.broken(usable, unserved, tolerance, near, quick=quick) for region in self._regions)
         return [cut for cut in found if cut is not None]
 
 
@@ -147,14 +155,39 @@ class _Region:
         )
         return Cut(weights, float(worth.sum()))
 
-    def broken(self, usable: Array, unserved: float, tolerance: float, near: Array | None) -> Cut | None:
+    def broken(
+        self, usable: Array, unserved: float, tolerance: float, near: Array | None, *, quick: bool
+    ) -> Cut | None:
         """A cut that is broken; None where the demand can be served."""
         if not len(self._loads):
             return None
         if near is not None and self._rates is None and not self._split_roles:
-            cut = self.cut(raised_prices(self._loads, usable, near))
-            if cut.missing(usable) > tolerance * float(self._direction @ cut.weights):
+            cut = self._at_raised(usable, near, tolerance)
+            if cut is not None or quick or self._served_by_two(usable, near):
                 return cut
+        return self._by_transport(usable, unserved, tolerance)
+
+    def _at_raised(self, usable: Array, near: Array, tolerance: float) -> Cut | None:
+        """A cut that is broken, at prices near these; None where there is none among those tried."""
+        cut = self.cut(raised_prices(self._loads, usable, near))
+        return cut if cut.missing(usable) > tolerance * float(self._direction @ cut.weights) else None
+
+    def _served_by_two(self, usable: Array, near: Array) -> bool:
+        """Whether at most two variants are usable, and they serve the demand.
+
+        With two prices, of which only the relation matters, raising one of them finds the highest value there is.
+        """
+        used = np.flatnonzero(usable > 0.0)
+        if not 0 < len(used) <= _TWO:
+            return False
+        loads = self._loads[:, used]
+        if len(used) == 1:
+            return bool(loads.sum() <= usable[used[0]])
+        prices = raised_prices(loads, usable[used], near[used])
+        return float((loads * prices).min(axis=1).sum() - prices @ usable[used]) <= 0.0
+
+    def _by_transport(self, usable: Array, unserved: float, tolerance: float) -> Cut | None:
+        """A cut that is broken, found by linear programmes; None where the demand can be served."""
         if self._grouped is None:
             self._grouped = self._transport(_groups(self._loads))
         excess, prices = self._grouped.at(usable)

@@ -12,9 +12,9 @@ Let π[k] ≥ 0 be a price for every unit of shared limit k, w[k,v] what a repli
 3. *End.* When the master's plan is within the gap of the best bound; or when time or sweeps are over. The plan so far
    and the proven gap are returned in every case.
 
-First come *light* sweeps (`light_sweeps.py`), with mixes from rounding the relaxation and improving it, which cost
-little and bring prices near to where they end; then sweeps with searches that prove bounds. `pricing.py` is what both
-work on.
+`pricing.py` is what a sweep works on, `price_steps.py` says where the next one goes. A sweep proves most of what can be
+proven by looking at mixes (`programme/enumeration.py`). Where mixes that were found are near to the bound, and what is
+left unproven at its prices is all that is missing, services are searched longer, a few at a time.
 
 Prices are kept in the `Memo`: when a service changes, the others' subproblems at those prices are known, and only its
 own has to be solved. Where what runs, with only those services changed that cannot stay, is still within the gap, it
@@ -36,20 +36,17 @@ from medley_planner.programme.memo import Memo
 from medley_planner.programme.problem import LOAD_TOLERANCE, FleetProblem, ServiceProblem, SharedLimit, StockLimit
 from medley_planner.programme.sparse import Array
 from medley_planner.sharing.columns import Columns, Known, Mix
-from medley_planner.sharing.light_sweeps import light_sweeps
 from medley_planner.sharing.master import Relaxed
+from medley_planner.sharing.price_steps import step
 from medley_planner.sharing.pricing import Mixes, Pricing
 from medley_planner.sharing.relaxed_prices import relaxed_prices
 
-_SWEEPS = 6
+_SWEEPS = 10
 _NODES = (10, 100, 400)
-"""Of a subproblem's search tree, in the first search and where most is left unproven."""
+"""Of the search trees of subproblems where most is left unproven."""
 
 _AT_A_TIME = 4
 """Services that are searched longer before it is asked whether what is proven suffices."""
-
-_TOWARDS_DUALS = 0.6
-"""Next prices are so far from the best ones towards the master's dual prices."""
 
 _CEILING = 10.0
 """A unit of what is shared is never worth more than so many of the dearest replicas' price per unit."""
@@ -146,44 +143,51 @@ class _Decomposition:
         pricing = self._pricing
         prices = cast("Array | None", self._memo.hint(("prices", self._shared_names())))
         if prices is None:
-            services = [each.service for each in pricing.services]
-            prices = light_sweeps(pricing, relaxed_prices(services, self._shared, pricing.ceilings))
+            prices = relaxed_prices([each.service for each in pricing.services], self._shared, pricing.ceilings)
         for sweep in range(_SWEEPS):
-            for nodes in _NODES:
-                for some in self._searched(nodes):
-                    if not pricing.price(some, prices, nodes):
-                        return Decomposed(Solution(Ending.INFEASIBLE, seconds=pricing.spent_s))
-                    if self._best is not None and pricing.within_gap(self._best):
-                        return self._ended(self._least_changes())
-                if sweep == 0 and nodes == _NODES[0] and self._keep():
-                    return self._ended(self._best)
-                relaxed = pricing.relaxed()
-                if self._worth_choosing(relaxed) and self._choose():
-                    return self._ended(self._least_changes())
-                if pricing.spent_s >= self._limits.time_limit_s:
-                    return self._ended(self._least_changes())
-            prices = pricing.prices + _TOWARDS_DUALS * (relaxed.prices - pricing.prices)
+            if not pricing.price(pricing.distinct, prices, 0):
+                return Decomposed(Solution(Ending.INFEASIBLE, seconds=pricing.spent_s))
+            if sweep == 0:
+                kept = self._keep()
+                if kept is not None and self._proven(kept):
+                    self._best = kept
+                    return self._ended(kept)
+            relaxed, prices = step(pricing, prices)
+            if self._worth_choosing(relaxed):
+                self._choose()
+            if self._best is not None and self._proven(self._best):
+                break
+            if pricing.spent_s >= self._limits.time_limit_s:
+                break
         return self._ended(self._least_changes())
 
-    def _searched(self, nodes: int) -> list[Sequence[Columns]]:
-        """The services to search: first all of them; then, a few at a time, those of which most is left unproven."""
-        if nodes == _NODES[0]:
-            return [self._pricing.distinct]
-        again = self._pricing.least_proven()
-        return [again[first : first + _AT_A_TIME] for first in range(0, len(again), _AT_A_TIME)]
+    def _proven(self, mixes: Mixes) -> bool:
+        """Whether these mixes are within the gap, with longer searches where those can prove it."""
+        pricing = self._pricing
+        if pricing.within_gap(mixes):
+            return True
+        pricing.price(pricing.distinct, pricing.prices, 0)
+        for nodes in _NODES:
+            if not pricing.may_be_within_gap(mixes):
+                return False
+            again = pricing.least_proven()
+            for first in range(0, len(again), _AT_A_TIME):
+                pricing.price(again[first : first + _AT_A_TIME], pricing.prices, nodes)
+                if pricing.within_gap(mixes):
+                    return True
+                if pricing.spent_s >= self._limits.time_limit_s:
+                    return False
+        return False
 
     def _worth_choosing(self, relaxed: Relaxed) -> bool:
         allowed = _WORTH_CHOOSING * self._limits.relative_gap * abs(relaxed.value)
         return relaxed.within and relaxed.value - self._pricing.bound <= allowed
 
-    def _choose(self) -> bool:
-        """Look for the best mixes so far; whether the best of all are within the gap."""
+    def _choose(self) -> None:
+        """Look for the best mixes so far."""
         mixes = self._pricing.choose()
-        if mixes is None:
-            return False
-        if self._best is None or self._pricing.cost(mixes) < self._pricing.cost(self._best):
+        if mixes is not None and (self._best is None or self._pricing.cost(mixes) < self._pricing.cost(self._best)):
             self._best = mixes
-        return self._pricing.within_gap(self._best)
 
     def _least_changes(self) -> Mixes | None:
         """Of the mixes found, those that are best when loading what does not run is paid for, too."""
@@ -196,24 +200,21 @@ class _Decomposition:
         ]
         return self._pricing.choose(moving) or self._best
 
-    def _keep(self) -> bool:
-        """Keep what runs (or was planned before), and change only the services that cannot; whether that is within the
-        gap."""
+    def _keep(self) -> Mixes | None:
+        """What runs (or was planned before), with only the services changed that cannot stay; None where too many
+        cannot, or they do not fit."""
         pricing = self._pricing
         kept = [self._standing(s) for s in range(len(pricing.services))]
         changing = [s for s, mix in enumerate(kept) if mix is None]
         if len(changing) > _FEW_CHANGES * len(kept):
-            return False
+            return None
         for s in changing:
             service = self._problem.services[s].only(self._kept[s])
             kept[s] = pricing.services[s].beside(pricing.most - pricing.used(kept), service, pricing.sub_limits)
-            if kept[s] is None:
-                return False
         mixes = tuple(mix for mix in kept if mix is not None)
-        if np.any(pricing.used(mixes) > pricing.most + LOAD_TOLERANCE) or not pricing.within_gap(mixes):
-            return False
-        self._best = mixes
-        return True
+        if len(mixes) < len(kept) or np.any(pricing.used(mixes) > pricing.most + LOAD_TOLERANCE):
+            return None
+        return mixes
 
     def _standing(self, s: int) -> Mix | None:
         """What runs of a service, or was planned for it before, where it still serves and keeps its rows."""

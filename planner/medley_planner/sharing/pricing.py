@@ -25,6 +25,9 @@ _SUBPROBLEM_GAP = 0.3
 _CHOICE_GAP = 0.3
 """Of the gap that is allowed, the integer master may leave so much."""
 
+_PROVABLE = 0.5
+"""Of what lies between the mixes that are known and the bounds, longer searches may prove so much."""
+
 _THREADS = 2
 """Subproblems solved at a time; the solver works outside the interpreter's lock, and each on its own."""
 
@@ -103,18 +106,6 @@ class Pricing:
             again.append(each)
         return again
 
-    def estimates(self, tried: Sequence[Array]) -> Array:
-        """For each of these prices, an estimate of the bound: with the best known mix of each service."""
-        self._gather()
-        prices = np.array(tried)
-        total = -prices @ self.most
-        for each, mixes in zip(self.services, self._mixes, strict=True):
-            if mixes:
-                costs = np.array([each.cost(mix) for mix in mixes])
-                used = np.array([each.used(mix) for mix in mixes])
-                total += (costs + prices @ used.T).min(axis=1)
-        return np.asarray(total)
-
     def relaxed(self) -> Relaxed:
         """The relaxation of the master, with all mixes that are known."""
         self._gather()
@@ -151,6 +142,13 @@ class Pricing:
         """Whether they cost no more above the bound than the gap allows."""
         cost = self.cost(mixes)
         return cost - self.bound <= self._limits.relative_gap * cost
+
+    def may_be_within_gap(self, mixes: Mixes) -> bool:
+        """Whether they would be if as much of what is open at the prices of the bound were proven as can be hoped."""
+        times = Counter(self.services)
+        left = math.fsum(times[each] * (priced.found - priced.bound) for each, priced in self._last.items())
+        cost = self.cost(mixes)
+        return cost - self.bound - _PROVABLE * left <= self._limits.relative_gap * cost
 
     def alone(self) -> list[float]:
         """Proven bounds on what each service costs alone: where nothing shared has a price, with the cuts there are."""
