@@ -26,10 +26,10 @@ import engine_kills
 import engine_parts
 import engine_report
 import engine_scale
-from engine_harness import LARGE, ROOT, make_checkpoint
+from engine_harness import LARGE, LARGER, ROOT, make_checkpoint
 from medley_bench.report import Report, machine
 
-PARTS = ("scale", "scale_separate_memories", "ablation", "kills", "compare", "clients")
+PARTS = ("scale", "scale_separate_memories", "scale_larger", "ablation", "kills", "compare", "clients")
 
 
 async def run(parts: list[str], out: Path, arguments: argparse.Namespace) -> None:
@@ -37,12 +37,14 @@ async def run(parts: list[str], out: Path, arguments: argparse.Namespace) -> Non
     folder: Path = arguments.folder
     results = load(out)
     size = make_checkpoint(folder / "large", **LARGE)
-    large = folder / "large"
+    large, larger = folder / "large", folder / "larger"
+    sizes = {"scale_larger": make_checkpoint(larger, **LARGER)} if "scale_larger" in parts else {}
     timeout = aiohttp.ClientTimeout(total=600)
     async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session:
         work = {
             "scale": lambda: engine_scale.measure(large, session, True, arguments.cycles),
             "scale_separate_memories": lambda: engine_scale.measure(large, session, False, arguments.cycles),
+            "scale_larger": lambda: engine_scale.measure(larger, session, True, max(1, arguments.cycles - 1)),
             "ablation": lambda: engine_scale.ablation(large, session),
             "kills": lambda: engine_kills.run(folder / "small", session, rounds=arguments.rounds),
             "compare": lambda: engine_parts.compare(large, session, engine_scale.make_prompts((16, 32, 48)), 16),
@@ -58,7 +60,7 @@ async def run(parts: list[str], out: Path, arguments: argparse.Namespace) -> Non
                 "machine": machine(),
                 "load_average": [round(value, 2) for value in os.getloadavg()],
                 "load_average_before": round(before, 2),
-                "checkpoint_bytes": size,
+                "checkpoint_bytes": sizes.get(part, size),
             }
             results["parts"][part] = figures
             write(out, results["parts"])

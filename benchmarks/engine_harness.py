@@ -34,6 +34,10 @@ LARGE: dict[str, Any] = {
 }  # fmt: skip
 
 
+# Twice the experts, and as much computed for a token.
+LARGER: dict[str, Any] = {**LARGE, "experts": 216}
+
+
 def make_checkpoint(folder: Path, **sizes: Any) -> int:
     """Write a random Qwen3-MoE checkpoint unless it is there; returns its bytes."""
     if not (folder / "tokenizer_config.json").exists():
@@ -62,6 +66,7 @@ class Answer:
     tokens_s: list[float] = field(default_factory=list)
     text: str = ""
     error: str = ""
+    ended: bool = False
 
     @property
     def ttft_s(self) -> float:
@@ -125,7 +130,6 @@ class Engine:
             "temperature": 0,
             "stream": True,
         }
-        ended = False
         try:
             async with self.session.post(f"{self.url}/v1/completions", json=body) as response:
                 if response.status != 200:
@@ -134,14 +138,14 @@ class Engine:
                 async for line in response.content:
                     text = line.decode().strip()
                     if text == "data: [DONE]":
-                        ended = True
+                        answer.ended = True
                     elif text:
                         answer.tokens_s.append(time.monotonic())
                         answer.text += json.loads(text.removeprefix("data: "))["choices"][0]["text"]
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             answer.error = repr(error)
             return answer
-        if not ended:
+        if not answer.ended:
             answer.error = "the stream broke"
         return answer
 
@@ -232,6 +236,12 @@ class Load:
             self._task.cancel()
         if self._open:
             await asyncio.wait(set(self._open))
+
+    async def a_stream_has_begun(self) -> None:
+        """Return as some client gets its first token, and is to get more."""
+        begun = {id(answer) for answer in self.answers if answer.tokens_s}
+        while not any(a.tokens_s and not a.ended and id(a) not in begun for a in self.answers[-50:]):
+            await asyncio.sleep(0.001)
 
     def tokens(self, start_s: float, end_s: float) -> int:
         """Tokens that clients got in a window."""

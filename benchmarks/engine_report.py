@@ -14,7 +14,11 @@ from typing import Any
 from medley_bench.report import Row
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "engine" / "benchmarks.md"
-MODES = (("scale", "one memory"), ("scale_separate_memories", "a memory per rank"))
+MODES = (
+    ("scale", "one memory"),
+    ("scale_separate_memories", "a memory per rank"),
+    ("scale_larger", "one memory, twice the experts"),
+)
 GOALS = {"up": 0.036, "down": 0.021, "throughput": 0.9, "ttft": 1.5, "memory": 1.02}
 
 Parts = Mapping[str, Any]
@@ -133,8 +137,9 @@ def _scale_table(part: Mapping[str, Any]) -> list[str]:
     )  # fmt: skip
     capacity = ", ".join(f"DP{size} {float(rps):.2f}" for size, rps in part["capacity_rps"].items())
     lengths = part["prompt_tokens"]
+    size = f"Checkpoint: {part['checkpoint_bytes'] / 1e9:.2f} GB. " if "checkpoint_bytes" in part else ""
     return [
-        f"Capacity in requests/s: {capacity}. Offered: {part['rate_rps']:.2f} requests/s of {lengths[0]} to "
+        f"{size}Capacity in requests/s: {capacity}. Offered: {part['rate_rps']:.2f} requests/s of {lengths[0]} to "
         f"{lengths[-1]} prompt tokens and {part['tokens_each']} more. {part['requests']} requests: "
         f"{len(part['errors'])} broken, {part['different_answers']} with a different token.",
         "",
@@ -224,6 +229,7 @@ TABLES: tuple[tuple[str, str, Callable[[Mapping[str, Any]], list[str]]], ...] = 
     ("scale-phases", "scale", _phase_table),
     ("scale-separate", "scale_separate_memories", _scale_table),
     ("scale-separate-phases", "scale_separate_memories", _phase_table),
+    ("scale-larger", "scale_larger", _scale_table),
     ("ablation", "ablation", _ablation_table),
     ("kills", "kills", _kill_table),
     ("compare", "compare", _compare_table),

@@ -2,7 +2,9 @@
 
 For every step three windows of the same length are compared: *inside* begins with the request to scale, *before* ends
 with it, and *control* lies before that. Nothing happens between control and before, so their ratio shows how much of
-the ratio of inside to before is noise. Requests arrive at the same rate throughout, whatever becomes of them.
+the ratio of inside to before is noise. Requests arrive at the same rate throughout, whatever becomes of them. A step
+begins as some client gets a first token, so that a stream runs, else the time to the first token of the new
+configuration would be the time until somebody asks for one.
 """
 
 from __future__ import annotations
@@ -165,6 +167,7 @@ async def measure(folder: Path, session: aiohttp.ClientSession, shared: bool, cy
                     for pair in STEPS:
                         await engine.ready(pair[1], armed=True)
                         await asyncio.sleep(2 * WINDOW_S)
+                        await load.a_stream_has_begun()
                         turns[pair].append(await step(engine, watch, pair[1], WINDOW_S))
                 await load.finish()
     finally:

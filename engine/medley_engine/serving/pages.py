@@ -21,7 +21,7 @@ log = logging.getLogger("medley.engine.pages")
 _PREPARE_ATTEMPTS = 5
 _BUSY_S = 10.0
 """How long to wait for a manager that fills another configuration."""
-_HOME_POLL_S = 0.05
+_HOME_POLL_S = 0.1
 """How often to ask what has arrived. Each time costs the ranks a moment, and much less than what may lie in two
 memories is copied meanwhile."""
 
