@@ -3,8 +3,9 @@
 The shares x of `milp.py` are only there so that the replicas can serve. Here they are left out, and the replicas keep
 the cuts of `serving.py` instead, which are added as they are broken:
 
-1. the linear relaxation is solved a few times, each time with the cuts that its replicas break;
-2. then the integer programme: where its replicas can serve, they are optimal within the gap; where not, they break
+1. of a single service, the mixes are looked at first (`enumeration.py`), which mostly is the end;
+2. the linear relaxation is solved a few times, each time with the cuts that its replicas break;
+3. then the integer programme: where its replicas can serve, they are optimal within the gap; where not, they break
    cuts, and replicas are added to them until they can serve, which gives a mix to compare with.
 
 What remains has a column for every variant, some for queues and for what runs, and a few dozen rows, where the model
@@ -16,10 +17,9 @@ All goals, constraints and names are those of `milp.py`; a test compares the two
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from medley_planner.programme.enumeration import Enumeration
 from medley_planner.programme.goals import LEAVES_UNSERVED, Ending, Goal, Limits, Solution, Unserved
@@ -27,7 +27,6 @@ from medley_planner.programme.problem import FleetProblem, ServiceProblem
 from medley_planner.programme.replica_rows import Found, Programme
 from medley_planner.programme.serving import Cut, Serving
 from medley_planner.programme.sparse import Array
-from medley_planner.sharing.neighbours import moves
 
 ABSOLUTE_GAP = 1e-7
 
@@ -36,8 +35,6 @@ _RELAXED_TOLERANCE = 1e-3
 _FEW_ROWS, _MANY_ROWS = 2_000, 20_000
 _MOST_ROUNDS = 400
 _FEW_ROUNDS = 4
-_MOST_ASKED = 8
-_CHEAPER = 1e-9
 _MOST_CUTS, _KEPT_CUTS, _NEAREST_MIXES = 40, 24, 6
 _MOST_REPAIRS = 40
 _MASTER_GAP = 0.5
@@ -47,7 +44,6 @@ _INTEGER_TOLERANCE = 1e-4
 _LEAST_PRICE = 1e-6
 
 Mixes = tuple[tuple[int, ...], ...]
-Counts = npt.NDArray[np.int64]
 
 KnownPrices = Sequence[Sequence[Array]]
 """For each service, prices of replicas' time by variant."""
@@ -178,7 +174,6 @@ class MixSearch:
             return self._ended()
         if self._repairs and relaxed.values is not None:
             self._round(relaxed.values)
-        self._polish()
         if self._close() or self._limits.nodes == 0:
             return self._ended()
         for _ in range(_MOST_ROUNDS if self._limits.nodes is None else _FEW_ROUNDS):
@@ -193,7 +188,6 @@ class MixSearch:
             if found.values is None or self._close():
                 break
             progress = self._take(found.values, found.objective)
-            self._polish()
             if not progress or self._close():
                 break
         return self._ended()
@@ -278,46 +272,6 @@ class MixSearch:
             repaired.append(enough)
         if self._programme.keeps(repaired):
             self._offer(tuple(repaired), self._programme.cost(repaired), None)
-
-    def _polish(self) -> None:
-        """Go from the best mix of a single service to cheaper ones near it, while there are any."""
-        if not self._repairs or len(self._problem.services) != 1:
-            return
-        asked = 0
-        while self._best is not None and asked < _MOST_ASKED:
-            before = self._best.objective
-            for candidate in self._nearby(np.array(self._best.replicas[0])):
-                asked += 1
-                cuts = self._broken(0, candidate)
-                self._add(0, cuts)
-                if not cuts and self._programme.keeps([candidate]):
-                    self._offer((candidate,), self._programme.cost([candidate]), None)
-                    break
-                if asked >= _MOST_ASKED:
-                    break
-            if self._best.objective >= before:
-                return
-
-    def _nearby(self, mix: Counts) -> Iterator[tuple[int, ...]]:
-        """Mixes near one that cost less and break no cut that is known by then, the cheapest first."""
-        service, costs = self._problem.services[0], self._programme.unit_costs(0)
-        steps = moves(len(mix))
-        near = steps[steps @ costs < -_CHEAPER] + mix
-        allowed = ((near >= 0.0) & (near <= np.array(service.useful))).all(axis=1)
-        near = near[allowed]
-        near = near[np.argsort(near @ costs, kind="stable")]
-        usable = near
-        if service.queues:
-            usable = np.array([stepped(service, each) for each in near.tolist()]).reshape(near.shape)
-        known = 0
-        while len(near):
-            weights = np.array([cut.weights / cut.least for cut in self._cuts[0][known:]]).reshape(-1, len(mix))
-            known = len(self._cuts[0])
-            passing = (usable @ weights.T >= 1.0 - _CHEAPER).all(axis=1)
-            near, usable = near[passing], usable[passing]
-            if len(near):
-                yield tuple(int(count) for count in near[0])
-                near, usable = near[1:], usable[1:]
 
     def _enough(self, s: int, mix: tuple[int, ...], cuts: list[Cut]) -> tuple[int, ...] | None:
         service, counts = self._problem.services[s], list(mix)
