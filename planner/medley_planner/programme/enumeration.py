@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from medley_planner.programme.goals import Ending, Solution
-from medley_planner.programme.lattice import Lattice, Mixes
+from medley_planner.programme.lattice import Below, Lattice, Mixes
 from medley_planner.programme.problem import TIE_USD_PER_GPU_HOUR, FleetProblem
 from medley_planner.programme.serving import Cut, Serving
 from medley_planner.programme.sparse import Array
@@ -44,11 +44,13 @@ class Searched:
         bound: No mix that serves costs less.
         mix: A mix that serves and costs that; None where none was found.
         cuts: Cuts that were found on the way.
+        asked: Of how many mixes it was asked whether they serve.
     """
 
     bound: float
     mix: Mix | None = None
     cuts: list[Cut] = field(default_factory=list)
+    asked: int = 0
 
 
 class Enumeration:
@@ -76,41 +78,50 @@ class Enumeration:
         near = np.maximum(unit_costs, _EQUAL)
         found = Searched(max((_least(cut, unit_costs) for cut in cuts), default=0.0))
         known = [cut.weights / cut.least for cut in cuts]
-        step, asked = _FIRST_STEP, 0
-        cheapest = min((cost for cost in unit_costs.tolist() if cost > 0.0), default=_EQUAL)
-        price = max(found.bound, cheapest)
+        price = max(found.bound, min((cost for cost in unit_costs.tolist() if cost > 0.0), default=_EQUAL))
+        step = _FIRST_STEP
         for _ in range(_MOST_LISTS):
             if found.bound >= most - _EQUAL:
                 found.bound = most
-                return found
+                break
             price = min(price * step, most)
             listed = self._lattice.below(unit_costs, np.array(known).reshape(-1, len(near)), price, rows=rows)
-            if listed is None:
-                return found
-            mixes, prices = _cheapest_first(listed.mixes, listed.prices)
-            before = prices < most - _EQUAL
-            mixes, prices = mixes[before], prices[before]
-            usable = self._lattice.usable(mixes)
-            while len(mixes):
-                found.bound = max(found.bound, float(prices[0]))
-                asked += 1
-                broken = self._serving.broken(usable[0], near=near)
-                if not broken:
-                    found.mix = tuple(int(count) for count in mixes[0])
-                    return found
-                if asked >= _MOST_ASKED:
-                    return found
-                kept = np.ones(len(mixes), dtype=bool)
-                kept[0] = False
-                for cut in broken:
-                    weights = cut.weights / cut.least
-                    known.append(weights)
-                    kept &= usable @ weights >= 1.0 - _EQUAL
-                found.cuts += broken
-                mixes, prices, usable = mixes[kept], prices[kept], usable[kept]
+            if listed is None or self._ask(listed, most, near, known, found):
+                break
             found.bound = max(found.bound, price)
             step = next(step for longest, step in _STEPS if listed.looked_at <= longest)
         return found
+
+    def _ask(self, listed: Below, most: float, near: Array, known: list[Array], found: Searched) -> bool:
+        """Look for a mix on the list that serves, the cheapest first; False where none on it does.
+
+        True where one does, which `found` has then, or where too many had to be asked for.
+
+        Args:
+            listed: The mixes.
+            most: What a mix that is known costs.
+            near: Prices near which cuts are looked for.
+            known: Weights of the cuts; added to.
+            found: Takes what is found.
+        """
+        mixes, prices = _cheapest_first(listed.mixes, listed.prices)
+        cheaper = prices < most - _EQUAL
+        mixes, prices = mixes[cheaper], prices[cheaper]
+        usable = self._lattice.usable(mixes)
+        while len(mixes) and found.asked < _MOST_ASKED:
+            found.bound = max(found.bound, float(prices[0]))
+            found.asked += 1
+            broken = self._serving.broken(usable[0], near=near)
+            if not broken:
+                found.mix = tuple(int(count) for count in mixes[0])
+                return True
+            kept = np.arange(len(mixes)) > 0
+            for cut in broken:
+                known.append(cut.weights / cut.least)
+                kept &= usable @ known[-1] >= 1.0 - _EQUAL
+            found.cuts += broken
+            mixes, prices, usable = mixes[kept], prices[kept], usable[kept]
+        return len(mixes) > 0
 
 
 def _least(cut: Cut, unit_costs: Array) -> float:
