@@ -37,7 +37,7 @@ class Settings:
     standbys: int = 2
     arm_standbys: bool = True
     copy_after_switch: bool = True
-    home_share: float = 0.2
+    home_share: float = 0.1
     standby_delay_s: float = 10.0
     spare_experts: int = 0
     drain_timeout_s: float = 300.0
