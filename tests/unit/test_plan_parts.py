@@ -6,6 +6,7 @@ import math
 import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 import medley_planner.programme.cheapest as cheapest_module
@@ -22,6 +23,7 @@ from medley_planner.programme.lower_bound import fractional_bound, gap
 from medley_planner.programme.memo import Memo
 from medley_planner.programme.milp import solve
 from medley_planner.programme.problem import FleetProblem, ServiceProblem, stock_limits
+from medley_planner.programme.serving import TOLERANCE, Serving
 from medley_planner.programme.split import split
 from medley_planner.result import Outcome, SolverStatus
 from medley_planner.workload.sizes import SizeHistogram
@@ -294,3 +296,15 @@ def test_services_that_need_the_same_are_solved_once() -> None:
     alone = memo.misses
     plan(twins, PlanOptions(explain=False), capacity_of=SMALL_AND_BIG, memo=memo)
     assert memo.misses == alone
+
+
+def test_the_split_serves_whatever_the_cuts_let_pass() -> None:
+    """Loads a little beyond what one replica takes, while the others could take more or less of the rest."""
+    pools = [pool("a", 1.0), pool("b", 1.0), pool("c", 1.0)]
+    sizes = {SHORT: 1.0, LONG: 1.0}
+    three = only(fleet(service(), pools), Rates({(name, 1): sizes for name in "abc"}))
+    beyond = 1.0 + 0.9 * TOLERANCE
+    problem = replace(three, loads=((beyond, math.inf, math.inf), (12.0, 12.0, 12.0)))
+    replicas = (1, 8, 8)
+    assert not Serving(problem).broken(np.array(replicas, dtype=np.float64))
+    assert split(problem, replicas, Memo()).serves_all

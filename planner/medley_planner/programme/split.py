@@ -98,7 +98,7 @@ class _Splitting:
             sole = max((len(able) for able in self.able), default=0) <= 1
             even = {(b, able[0]): self.share for b, able in enumerate(self.able)} if sole else self._balanced()
             balanced = self._measured(even)
-            if all(load <= room + LOAD_TOLERANCE for load, room in zip(balanced.loads, self.usable, strict=True)):
+            if all(_within(load, room) for load, room in zip(balanced.loads, self.usable, strict=True)):
                 return balanced
         return self._measured(self._most_served())
 
@@ -183,6 +183,12 @@ class _Splitting:
             served_share=self.share if share >= self.share - _NOISE else share,
             loads=tuple(math.fsum(each) for each in taken),
         )
+
+
+def _within(load: float, room: float) -> bool:
+    """Whether replicas can take a load. The most even split takes a little more of every replica for a little too much
+    load on one, so what is allowed grows with their number."""
+    return load <= room + LOAD_TOLERANCE * max(1.0, room)
 
 
 def _solved(model: SparseModel, x: dict[tuple[int, int], int]) -> Shares:
