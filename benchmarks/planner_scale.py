@@ -4,7 +4,8 @@ Fleets of `medley_bench.fleets`: 24 variants and 100 buckets to a service, eight
 are worked out before (they depend on neither rate, price nor stock, and are kept from plan to plan); their time is told
 apart. What is timed is `medley_planner.plan` without explanation, from fleet to checked plan, in a process of its own
 for every size, so that its peak memory is that of the plan. Then, in the same process: the same fleet again; the fleet
-with its plan running; and with that, one service's rate 10 % higher.
+with its plan running; and with that, one service's rate 10 % higher: the median and the slowest of five, each another
+service's.
 
 The reference model needs minutes for a single fleet of ten such services, so it is compared on fleets that it can
 solve: 3 services each, with a time limit; where it does not end, its own bound is what the fast plan is held against.
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import multiprocessing
 import resource
+import statistics
 import time
 from dataclasses import asdict, dataclass, replace
 
@@ -38,6 +40,7 @@ SIZES = (10, 50, 200, 1_000)
 GOAL_SIZE = 200
 GAP = 0.01
 OPTIONS = PlanOptions(explain=False, shared_gap=GAP, time_limit_s=120.0)
+CHANGES = 5
 COMPARED = 5
 COMPARED_SERVICES = 3
 COMPARED_LIMIT_S = 60.0
@@ -62,6 +65,7 @@ class Measured:
     running_s: float
     moved: int
     changed_s: float
+    slowest_s: float
     changed_gap: float
     changed_services: int
     peak_mb: float
@@ -89,12 +93,8 @@ def _measure(services: int) -> dict[str, object]:
     again, unchanged_s = _timed(state, memo)
     running = _running(state, first)
     stays, running_s = _timed(running, memo)
-    chosen = services // 2
-    busier = tuple(
-        replace(each, rate_rps=1.1 * each.rate_rps) if number == chosen else each
-        for number, each in enumerate(running.services)
-    )
-    changed, changed_s = _timed(replace(running, services=busier), memo)
+    changes = [_timed(_busier(running, services * number // (CHANGES + 1)), memo) for number in range(1, CHANGES + 1)]
+    seconds = sorted(took for _, took in changes)
     variants, competing = _scarcity(state, memo)
     return asdict(
         Measured(
@@ -110,9 +110,10 @@ def _measure(services: int) -> dict[str, object]:
             unchanged=again == first,
             running_s=running_s,
             moved=_moved(first, stays),
-            changed_s=changed_s,
-            changed_gap=changed.gap,
-            changed_services=_moved(stays, changed),
+            changed_s=statistics.median(seconds),
+            slowest_s=seconds[-1],
+            changed_gap=max(changed.gap for changed, _ in changes),
+            changed_services=max(_moved(stays, changed) for changed, _ in changes),
             peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         )
     )
@@ -128,6 +129,15 @@ def _running(state: FleetState, found: FleetPlan) -> FleetState:
     """The fleet with its plan running."""
     mixes = {each.name: {entry.variant: entry.replicas for entry in each.mix} for each in found.services}
     return replace(state, services=tuple(replace(each, running=mixes[each.name]) for each in state.services))
+
+
+def _busier(state: FleetState, chosen: int) -> FleetState:
+    """The fleet with one service's rate a tenth higher."""
+    services = (
+        replace(each, rate_rps=1.1 * each.rate_rps) if number == chosen else each
+        for number, each in enumerate(state.services)
+    )
+    return replace(state, services=tuple(services))
 
 
 def _moved(before: FleetPlan, after: FleetPlan) -> int:
@@ -203,7 +213,8 @@ def _rows(each: Measured) -> list[Row]:
         row("unchanged: same plan", str(each.unchanged), "", "True", each.unchanged),
         row("with the plan running: time", each.running_s, "s"),
         row("with the plan running: mixes that change", each.moved, "services", "0", each.moved == 0),
-        row("one rate +10 %", each.changed_s, "s", f"≤ {GOAL_AGAIN_S:g}", each.changed_s <= GOAL_AGAIN_S),
+        row("one rate +10 %, slowest", each.slowest_s, "s"),
+        row("one rate +10 %, median", each.changed_s, "s", f"≤ {GOAL_AGAIN_S:g}", each.changed_s <= GOAL_AGAIN_S),
         row("one rate +10 %: proven gap", 100 * each.changed_gap, "%", f"≤ {100 * GAP:g}", each.changed_gap <= GAP),
         row("one rate +10 %: mixes that change", each.changed_services, "services"),
     ]
