@@ -131,8 +131,11 @@ def _least(cut: Cut, unit_costs: Array) -> float:
 
 
 def _cheapest_first(mixes: Mixes, prices: Array) -> tuple[Mixes, Array]:
-    """The cheapest first, of equals those with the fewest replicas, of these in the order of variants."""
-    order = np.lexsort((*mixes.T[::-1], mixes.sum(axis=1), np.round(prices, _DIGITS)))
+    """The cheapest first; of equals those of the fewest variants, of one variant in their order, else those with the
+    fewest replicas."""
+    kinds = (mixes > 0).sum(axis=1)
+    simplest = np.where(kinds == 1, mixes.argmax(axis=1), mixes.sum(axis=1))
+    order = np.lexsort((*mixes.T[::-1], simplest, kinds, np.round(prices, _DIGITS)))
     return mixes[order], prices[order]
 
 
