@@ -30,7 +30,7 @@ _ROWS = 40_000
 _MOST_ASKED = 200
 _MOST_LISTS = 60
 _EQUAL, _DIGITS = 1e-9, 9
-_FIRST_STEP, _STEPS = 1.02, ((200, 1.5), (2_000, 1.25), (_ROWS, 1.05))
+_FIRST_STEP, _STEPS = 1.02, ((200, 1.5), (2_000, 1.25), (math.inf, 1.05))
 """The next price is so many times the last, by how long the last list grew."""
 
 Mix = tuple[int, ...]

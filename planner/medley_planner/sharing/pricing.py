@@ -151,8 +151,8 @@ class Pricing:
         return cost - self.bound - _PROVABLE * left <= self._limits.relative_gap * cost
 
     def alone(self) -> list[float]:
-        """Proven bounds on what each service costs alone: where nothing shared has a price, with the cuts there are."""
-        limits = replace(self.sub_limits, nodes=1)
+        """Proven bounds on what each service costs alone: where nothing shared has a price."""
+        limits = self.sub_limits
         with ThreadPoolExecutor(_THREADS) as pool:
             found = list(pool.map(lambda each: each.alone_bound(limits), self.distinct))
         bounds = dict(zip(self.distinct, found, strict=True))
