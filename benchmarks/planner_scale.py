@@ -10,7 +10,7 @@ service's.
 The reference model needs minutes for a single fleet of ten such services, so it is compared on fleets that it can
 solve: 3 services each, with a time limit; where it does not end, its own bound is what the fast plan is held against.
 
-Quick: 10 services and one comparison, about 20 s. Otherwise 10, 50, 200 and 1,000 services, about 20 minutes, most of
+Quick: 10 services and one comparison, about 20 s. Otherwise 10, 50, 200 and 1,000 services, about five minutes, most of
 it for capacities.
 """
 
