@@ -177,6 +177,6 @@ def _shares(prepared: Prepared, parts: Split) -> tuple[BucketShare, ...]:
         index = prepared.problem.buckets[b]
         bucket = prepared.candidates.buckets[index]
         candidate = prepared.candidates.usable[v]
-        capacity_rps = candidate.capacities[index].requests_per_second
+        capacity_rps = candidate.capacities.rates[index]
         shares.append(BucketShare(bucket.input_tokens, bucket.output_tokens, candidate.variant, share, capacity_rps))
     return tuple(shares)

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from medley_planner.capacities.capacity import Capacity
+from medley_planner.capacities.estimate import Capacity, Size
 from medley_planner.capacities.percentiles import PromptMix
+from medley_planner.capacities.table import CapacityTable
 from medley_planner.catalogue.gpus import GPUType
 from medley_planner.catalogue.models import ModelArchitecture, ThroughputPoint
 from medley_planner.fleet import GROUP_SIZES, Objectives, Parallelism, Pool, Role, Service, Variant
@@ -41,7 +42,7 @@ class CapacityFunction(Protocol):
         max_context_tokens: int | None,
         correction: float,
         prompts: PromptMix | None = None,
-    ) -> tuple[Capacity, ...]:
+    ) -> Sequence[Capacity]:
         """The capacity of one replica for requests of each (input tokens, output tokens), in the order given.
 
         Args:
@@ -76,12 +77,13 @@ class Candidate:
     gpus: int
     price_usd_per_hour: float
     load_time_s: float
-    capacities: tuple[Capacity, ...]
+    capacities: CapacityTable
 
     @property
     def source(self) -> str:
         """Where its capacities come from; the sources of all sizes, most frequent first, where they differ."""
-        sources = [capacity.source for capacity in self.capacities if capacity.requests_per_second > 0]
+        pairs = zip(self.capacities.sources, self.capacities.rates, strict=True)
+        sources = [source for source, rate_rps in pairs if rate_rps > 0]
         return " and ".join(sorted(set(sources), key=lambda source: (-sources.count(source), source)))
 
 
@@ -105,9 +107,7 @@ class Candidates:
         return tuple(bucket for index, bucket in enumerate(self.buckets) if not self._serves(index))
 
     def _serves(self, index: int) -> bool:
-        roles = {
-            candidate.variant.role for candidate in self.usable if candidate.capacities[index].requests_per_second > 0
-        }
+        roles = {candidate.variant.role for candidate in self.usable if candidate.capacities.rates[index] > 0}
         return Role.SHARED in roles or {Role.PREFILL, Role.DECODE} <= roles
 
 
@@ -148,8 +148,8 @@ def candidates(service: Service, pools: Sequence[Pool], capacity_of: CapacityFun
             compute = functools.partial(_capacities, service, pool.gpu, variant, capacity_of)
             key = ("capacities", demand, pool.gpu, variant.parallelism, variant.role)
             factor = service.correction(pool.gpu, variant.parallelism)
-            capacities = tuple(capacity.corrected(factor) for capacity in memo.recall(key, compute))
-            if any(capacity.requests_per_second > 0 for capacity in capacities):
+            capacities = memo.recall(key, compute).corrected(factor)
+            if capacities.serves_any:
                 price = pool.price_usd_per_gpu_hour * variant.gpus
                 usable.append(Candidate(variant, variant.gpus, price, pool.load_time_s, capacities))
             else:
@@ -187,10 +187,8 @@ def _by_variant(item: Candidate | Rejection) -> Variant:
     return item.variant
 
 
-def _capacities(
-    service: Service, gpu: GPUType, variant: Variant, capacity_of: CapacityFunction
-) -> tuple[Capacity, ...]:
-    return capacity_of(
+def _capacities(service: Service, gpu: GPUType, variant: Variant, capacity_of: CapacityFunction) -> CapacityTable:
+    found = capacity_of(
         model=service.model,
         measurements=service.measurements,
         engine=service.engine,
@@ -203,19 +201,20 @@ def _capacities(
         correction=1.0,
         prompts=PromptMix.of(service.sizes),
     )
+    return CapacityTable.of(found)
 
 
-def _rejection(variant: Variant, buckets: Sequence[Bucket], capacities: Sequence[Capacity]) -> Rejection:
+def _rejection(variant: Variant, buckets: Sequence[Bucket], capacities: CapacityTable) -> Rejection:
     """The reason that keeps most requests away, and what it says about the most frequent size among them."""
     weights: dict[str, list[float]] = {}
-    for bucket, capacity in zip(buckets, capacities, strict=True):
-        weights.setdefault(capacity.reason, []).append(bucket.weight)
+    for bucket, why in zip(buckets, capacities.reasons, strict=True):
+        weights.setdefault(why, []).append(bucket.weight)
     reason = min(weights, key=lambda word: (-math.fsum(weights[word]), word))
     heaviest = min(
-        (index for index, capacity in enumerate(capacities) if capacity.reason == reason),
+        (index for index, why in enumerate(capacities.reasons) if why == reason),
         key=lambda index: (-buckets[index].weight, index),
     )
-    return Rejection(variant, reason, capacities[heaviest].detail)
+    return Rejection(variant, reason, capacities.details[heaviest])
 
 
 class Remembered:
@@ -239,7 +238,7 @@ class Remembered:
         self._services = tuple(services)
         self._capacity_of = capacity_of
         self._candidates: dict[tuple[object, ...], tuple[tuple[Bucket, ...], Candidate]] = {}
-        self._known: dict[tuple[object, ...], Mapping[tuple[int, int], Capacity]] = {}
+        self._places: dict[int, Mapping[Size, int]] = {}
         for service, found in self._services:
             within = (id(service.objectives), service.max_context_tokens, PromptMix.of(service.sizes))
             served = (id(service.model), id(service.measurements), service.engine, *within)
@@ -263,13 +262,15 @@ class Remembered:
         max_context_tokens: int | None,
         correction: float,
         prompts: PromptMix | None = None,
-    ) -> tuple[Capacity, ...]:
+    ) -> Sequence[Capacity]:
         """The capacity of one replica for requests of each size, in the order given."""
         served = (id(model), id(measurements), engine, id(objectives), max_context_tokens, prompts)
         replica = (id(gpu), parallelism, role, correction)
-        known = self._by_size((*served, *replica))
-        if all(size in known for size in sizes):
-            return tuple(known[size] for size in sizes)
+        buckets, candidate = self._candidates.get((*served, *replica), ((), None))
+        if candidate is not None:
+            places = self._places_in(buckets)
+            if all(size in places for size in sizes):
+                return candidate.capacities.at([places[size] for size in sizes])
         return self._capacity_of(
             model=model,
             measurements=measurements,
@@ -284,13 +285,9 @@ class Remembered:
             prompts=prompts,
         )
 
-    def _by_size(self, asked: tuple[object, ...]) -> Mapping[tuple[int, int], Capacity]:
-        """What was worked out for a replica, by size: only few of all candidates are ever asked for."""
-        if asked not in self._known:
-            buckets, candidate = self._candidates.get(asked, ((), None))
-            capacities = candidate.capacities if candidate is not None else ()
-            self._known[asked] = {
-                (bucket.input_tokens, bucket.output_tokens): capacity
-                for bucket, capacity in zip(buckets, capacities, strict=True)
-            }
-        return self._known[asked]
+    def _places_in(self, buckets: tuple[Bucket, ...]) -> Mapping[Size, int]:
+        """The place of each size; the same for all candidates of a service."""
+        if id(buckets) not in self._places:
+            sizes = ((bucket.input_tokens, bucket.output_tokens) for bucket in buckets)
+            self._places[id(buckets)] = {size: place for place, size in enumerate(sizes)}
+        return self._places[id(buckets)]

@@ -9,8 +9,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from medley_planner.capacities.capacity import Capacity
 from medley_planner.capacities.percentiles import PromptMix
+from medley_planner.capacities.table import CapacityTable
 from medley_planner.capacities.variants import CapacityFunction
 from medley_planner.checking.violations import LOAD_TOLERANCE, Violation
 from medley_planner.fleet import CapacityType, Pool, Role, Service, Variant
@@ -40,10 +40,10 @@ class Serving:
     pools: Mapping[str, Pool]
     capacity_of: CapacityFunction
 
-    def capacities(self, variant: Variant, sizes: Sequence[tuple[int, int]]) -> tuple[Capacity, ...]:
+    def capacities(self, variant: Variant, sizes: Sequence[tuple[int, int]]) -> CapacityTable:
         """The capacity of a replica for requests of each (input tokens, output tokens), in the order given."""
         service, gpu = self.service, self.pools[variant.pool].gpu
-        return self.capacity_of(
+        found = self.capacity_of(
             model=service.model,
             measurements=service.measurements,
             engine=service.engine,
@@ -56,6 +56,7 @@ class Serving:
             correction=service.correction(gpu, variant.parallelism),
             prompts=PromptMix.of(service.sizes),
         )
+        return CapacityTable.of(found)
 
 
 def check_serving(serving: Serving, *, queueing: bool = True) -> Iterator[Violation]:
@@ -153,10 +154,10 @@ def _rates(serving: Serving, shares: Sequence[BucketShare]) -> Rates:
     for part in shares:
         sizes.setdefault(part.variant, []).append((part.input_tokens, part.output_tokens))
     return {
-        (variant, size): capacity.requests_per_second
+        (variant, size): rate_rps
         for variant, served in sizes.items()
         if variant.pool in serving.pools
-        for size, capacity in zip(served, serving.capacities(variant, served), strict=True)
+        for size, rate_rps in zip(served, serving.capacities(variant, served).rates, strict=True)
     }
 
 
@@ -198,8 +199,8 @@ def _waits(serving: Serving, entry: MixEntry, load: float) -> float:
     capacities = serving.capacities(entry.variant, sizes)
     queue = queue_of(
         [service.rate_rps * bucket.weight for bucket in service.sizes.buckets],
-        [capacity.requests_per_second for capacity in capacities],
-        [capacity.concurrency for capacity in capacities],
+        capacities.rates,
+        capacities.concurrencies,
         interarrival_cv=service.interarrival_cv,
         quantile=service.queueing_quantile,
     )

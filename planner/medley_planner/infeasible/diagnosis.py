@@ -39,7 +39,7 @@ def nothing_fits(service: Service, candidates: Candidates) -> Trouble | None:
     index = candidates.buckets.index(heaviest)
     limits: dict[str, list[str]] = {}
     for candidate in candidates.usable:
-        limits.setdefault(candidate.capacities[index].detail, []).append(str(candidate.variant))
+        limits.setdefault(candidate.capacities.details[index], []).append(str(candidate.variant))
     for rejection in candidates.rejected:
         limits.setdefault(rejection.detail, []).append(str(rejection.variant))
     details = [f"{listed(variants)}: {detail}" for detail, variants in limits.items()]

@@ -22,39 +22,38 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from medley_planner.fleet import Availability
 from medley_planner.programme.problem import ServiceProblem, StockLimit
+from medley_planner.programme.sparse import Array
 
 
 def undominated(service: ServiceProblem, stock: Sequence[StockLimit]) -> tuple[int, ...]:
     """Indices of the variants that an optimum may need."""
     scarce = {limit.pool for limit in stock}
     loads = np.array(service.loads, dtype=np.float64).reshape(len(service.loads), len(service.variants))
-    no_slower = np.asarray((loads[:, :, None] <= loads[:, None, :]).all(axis=0))
     kept = list(range(len(service.variants)))
     for v in reversed(range(len(service.variants))):
-        if service.running[v] == 0 and any(_dominates(service, w, v, scarce, no_slower) for w in kept if w != v):
+        if service.running[v] == 0 and any(_dominates(service, w, v, scarce, loads) for w in kept if w != v):
             kept.remove(v)
     return tuple(kept)
 
 
-def _dominates(service: ServiceProblem, w: int, v: int, scarce: set[str], no_slower: npt.NDArray[np.bool_]) -> bool:
+def _dominates(service: ServiceProblem, w: int, v: int, scarce: set[str], loads: Array) -> bool:
     if service.variants[w].role is not service.variants[v].role:
         return False
     if service.variants[w].pool == service.variants[v].pool:
-        return _as_smaller_replicas(service, w, v)
-    return bool(no_slower[w, v]) and _one_for_one(service, w, v, scarce)
+        return _as_smaller_replicas(service, w, v, loads)
+    return _one_for_one(service, w, v, scarce) and bool((loads[:, w] <= loads[:, v]).all())
 
 
-def _as_smaller_replicas(service: ServiceProblem, w: int, v: int) -> bool:
+def _as_smaller_replicas(service: ServiceProblem, w: int, v: int, loads: Array) -> bool:
     replicas, rest = divmod(service.gpus[v], service.gpus[w])
     if rest or service.replicas_max is not None or _pool_maximum(service, w) is not None:
         return False
     if min(service.availability.spot_max_share, service.availability.pool_max_share) < 1.0:
         return False
-    return _queues_as_well(service, w, v, replicas) and all(load[w] <= replicas * load[v] for load in service.loads)
+    return _queues_as_well(service, w, v, replicas) and bool((loads[:, w] <= replicas * loads[:, v]).all())
 
 
 def _one_for_one(service: ServiceProblem, w: int, v: int, scarce: set[str]) -> bool:

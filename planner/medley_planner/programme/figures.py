@@ -94,8 +94,8 @@ def _queues(service: Service, candidates: Candidates) -> tuple[Queue, ...]:
     return tuple(
         queue_of(
             rates,
-            [capacity.requests_per_second for capacity in candidate.capacities],
-            [capacity.concurrency for capacity in candidate.capacities],
+            candidate.capacities.rates,
+            candidate.capacities.concurrencies,
             interarrival_cv=service.interarrival_cv,
             quantile=service.queueing_quantile,
         )
@@ -108,7 +108,7 @@ def _switching(price_usd_per_hour: float, load_time_s: float, horizon_s: float) 
 
 
 def _load(rate_rps: float, candidate: Candidate, bucket: int, headroom: float) -> float:
-    capacity_rps = candidate.capacities[bucket].requests_per_second
+    capacity_rps = candidate.capacities.rates[bucket]
     return rate_rps / (capacity_rps * (1.0 - headroom)) if capacity_rps > 0 else math.inf
 
 

@@ -216,10 +216,15 @@ class ServiceProblem:
 
     def fewest(self, v: int) -> int:
         """Replicas of v that do all of the demand that v can serve."""
-        total = math.fsum(load[v] for load in self.loads if load[v] < math.inf)
+        return self._fewest[v]
+
+    @functools.cached_property
+    def _fewest(self) -> tuple[int, ...]:
+        columns = zip(*self.loads, strict=True) if self.loads else ((),) * len(self.variants)
+        totals = [math.fsum(load for load in column if load < math.inf) - LOAD_TOLERANCE for column in columns]
         if self.queues:
-            return replicas_for(total - LOAD_TOLERANCE, self.queues[v])
-        return math.ceil(total - LOAD_TOLERANCE)
+            return tuple(replicas_for(total, queue) for total, queue in zip(totals, self.queues, strict=True))
+        return tuple(math.ceil(total) for total in totals)
 
     def only(self, keep: Iterable[int]) -> ServiceProblem:
         """The same problem with these variants only, by index."""

@@ -104,9 +104,7 @@ def load_price(
     priced: list[float] = []
     served: list[float] = []
     for place, bucket in enumerate(sizes.buckets):
-        rates = [
-            (candidate.price_usd_per_hour, candidate.capacities[place].requests_per_second) for candidate in shared
-        ]
+        rates = [(candidate.price_usd_per_hour, candidate.capacities.rates[place]) for candidate in shared]
         cheapest = min((price / rate for price, rate in rates if rate > 0), default=math.inf)
         if cheapest < math.inf:
             priced.append(service.rate_rps * bucket.weight * cheapest)
