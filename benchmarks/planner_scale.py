@@ -3,15 +3,15 @@
 Fleets of `medley_bench.fleets`: 24 variants and 100 buckets to a service, eight pools of which one is ample. Capacities
 are worked out before (they depend on neither rate, price nor stock, and are kept from plan to plan); their time is told
 apart. What is timed is `medley_planner.plan` without explanation, from fleet to checked plan, in a process of its own
-for every size, so that its peak memory is that of the plan. Then, in the same process: the same fleet again; the fleet
-with its plan running; and with that, one service's rate 10 % higher: the median and the slowest of five, each another
-service's.
+for every size, with one that helps it and is started within that time, as `medley plan` does on two processors; peak
+memory is that of both. Then, by the first of them alone: the same fleet again; the fleet with its plan running; and
+with that, one service's rate 10 % higher: the median and the slowest of five, each another service's.
 
 The reference model needs minutes for a single fleet of ten such services, so it is compared on fleets that it can
 solve: 3 services each, with a time limit; where it does not end, its own bound is what the fast plan is held against.
 
-Quick: 10 services and one comparison, about 20 s. Otherwise 10, 50, 200 and 1,000 services, about five minutes, most of
-it for capacities.
+Quick: 10 services and one comparison, about 20 s. Otherwise 10, 50, 200 and 1,000 services and five other fleets, about seven
+minutes, most of it for capacities.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import multiprocessing
 import resource
 import statistics
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 
 from rich.console import Console
@@ -31,6 +32,7 @@ from medley_planner.capacities.capacity import capacities
 from medley_planner.fleet import FleetState, Method, PlanOptions
 from medley_planner.outlook import outlook
 from medley_planner.plan import plan
+from medley_planner.programme.goals import Lent
 from medley_planner.programme.memo import Memo
 from medley_planner.programme.problem import stock_limits
 from medley_planner.result import FleetPlan
@@ -41,6 +43,9 @@ GOAL_SIZE = 200
 GAP = 0.01
 OPTIONS = PlanOptions(explain=False, shared_gap=GAP, time_limit_s=120.0)
 CHANGES = 5
+OTHERS = ((50, 12), (50, 13), (100, 15), (200, 11), (200, 14))
+"""More fleets that are only planned once: services and seed."""
+
 COMPARED = 5
 COMPARED_SERVICES = 3
 COMPARED_LIMIT_S = 60.0
@@ -76,12 +81,22 @@ def rows(*, quick: bool) -> list[Row]:
     console = Console()
     measured = [_in_own_process(size) for size in (SIZES[:1] if quick else SIZES)]
     _show(measured, console)
-    return [*(row for each in measured for row in _rows(each)), *_compared(1 if quick else COMPARED, console)]
+    others = [] if quick else _others(console)
+    compared = _compared(1 if quick else COMPARED, console)
+    return [*(row for each in measured for row in _rows(each)), *others, *compared]
 
 
 def _in_own_process(services: int) -> Measured:
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return Measured(**pool.apply(_measure, (services,)))
+    with _process() as process:
+        return Measured(**process.submit(_measure, services).result())
+
+
+def _process() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+
+
+def _peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _measure(services: int) -> dict[str, object]:
@@ -89,7 +104,9 @@ def _measure(services: int) -> dict[str, object]:
     started = time.perf_counter()
     state = crowded_fleet(services, memo=memo)
     capacities_s = time.perf_counter() - started
-    first, plan_s = _timed(state, memo)
+    with _process() as helper:
+        first, plan_s = _timed(state, memo, lambda: [helper])
+        helper_mb = helper.submit(_peak_mb).result()
     again, unchanged_s = _timed(state, memo)
     running = _running(state, first)
     stays, running_s = _timed(running, memo)
@@ -114,15 +131,48 @@ def _measure(services: int) -> dict[str, object]:
             slowest_s=seconds[-1],
             changed_gap=max(changed.gap for changed, _ in changes),
             changed_services=max(_moved(stays, changed) for changed, _ in changes),
-            peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            peak_mb=_peak_mb() + helper_mb,
         )
     )
 
 
-def _timed(state: FleetState, memo: Memo) -> tuple[FleetPlan, float]:
+def _timed(state: FleetState, memo: Memo, helpers: Lent | None = None) -> tuple[FleetPlan, float]:
     started = time.perf_counter()
-    found = plan(state, OPTIONS, memo=memo)
+    found = plan(state, OPTIONS, memo=memo, helpers=helpers)
     return found, time.perf_counter() - started
+
+
+def _first_plan(services: int, seed: int, helped: bool) -> tuple[float, float]:
+    """Seconds and gap of a fleet's first plan."""
+    memo = Memo(megabytes=2048.0)
+    state = crowded_fleet(services, seed=seed, memo=memo)
+    if not helped:
+        found, seconds = _timed(state, memo)
+        return seconds, found.gap
+    with _process() as helper:
+        found, seconds = _timed(state, memo, lambda: [helper])
+    return seconds, found.gap
+
+
+def _others(console: Console) -> list[Row]:
+    """The fleet of the goal planned by one process alone, and other fleets."""
+    with _process() as process:
+        alone_s, _ = process.submit(_first_plan, GOAL_SIZE, SEED, False).result()
+    rows = [Row(f"{GOAL_SIZE} services: plan, by one process alone", alone_s, "s")]
+    table = Table(title="Other fleets of the same kind")
+    for column in ("services", "seed", "plan, s", "gap"):
+        table.add_column(column, justify="right")
+    for services, seed in OTHERS:
+        with _process() as process:
+            seconds, gap = process.submit(_first_plan, services, seed, True).result()
+        table.add_row(f"{services}", f"{seed}", f"{seconds:.2f}", f"{100 * gap:.2f} %")
+        name = f"{services} services, fleet {seed}"
+        rows += [
+            Row(f"{name}: plan", seconds, "s"),
+            Row(f"{name}: proven gap", 100 * gap, "%", f"≤ {100 * GAP:g}", gap <= GAP),
+        ]
+    console.print(table)
+    return rows
 
 
 def _running(state: FleetState, found: FleetPlan) -> FleetState:

@@ -10,6 +10,7 @@ from medley_planner.capacities.variants import Candidates, CapacityFunction, Rem
 from medley_planner.checking.validation import validate
 from medley_planner.fleet import FleetState, PlanOptions, Pool, Service, Stock
 from medley_planner.programme.figures import service_problem
+from medley_planner.programme.goals import Lent
 from medley_planner.programme.memo import Memo
 from medley_planner.programme.milp import Limits
 from medley_planner.programme.problem import ServiceProblem
@@ -48,7 +49,13 @@ class Outlook:
         return replace(self, state=replace(self.state, services=services), prepared=prepared)
 
 
-def outlook(state: FleetState, options: PlanOptions, capacity_of: CapacityFunction, memo: Memo) -> Outlook:
+def outlook(
+    state: FleetState,
+    options: PlanOptions,
+    capacity_of: CapacityFunction,
+    memo: Memo,
+    helpers: Lent | None = None,
+) -> Outlook:
     """Make a fleet ready to be planned.
 
     Args:
@@ -56,6 +63,7 @@ def outlook(state: FleetState, options: PlanOptions, capacity_of: CapacityFuncti
         options: How it will be planned.
         capacity_of: What one replica sustains.
         memo: Keeps capacities.
+        helpers: Who searches beside this process.
 
     Raises:
         InvalidFleetError: A value makes no sense; names the field.
@@ -77,6 +85,7 @@ def outlook(state: FleetState, options: PlanOptions, capacity_of: CapacityFuncti
             relative_gap=options.relative_gap,
             shared_gap=options.shared_gap,
             method=options.method,
+            helpers=helpers,
         ),
         capacity_of=Remembered(pairs, {pool.name: pool.gpu for pool in pools}, capacity_of),
     )

@@ -25,6 +25,7 @@ from medley_planner.infeasible.diagnosis import Trouble, diagnose, nothing_fits
 from medley_planner.infeasible.shortage import shortage
 from medley_planner.outlook import Outlook, outlook
 from medley_planner.programme.cheapest import within_bounds
+from medley_planner.programme.goals import Lent
 from medley_planner.programme.greedy import greedy
 from medley_planner.programme.held import remaining_stock
 from medley_planner.programme.lower_bound import fractional_bound, gap
@@ -58,6 +59,7 @@ def plan(
     *,
     memo: Memo | None = None,
     capacity_of: CapacityFunction = capacities,
+    helpers: Lent | None = None,
 ) -> FleetPlan:
     """Plan all services of a fleet together.
 
@@ -66,13 +68,15 @@ def plan(
         options: How to plan.
         memo: What earlier calls worked out; only makes the same plan faster.
         capacity_of: What one replica sustains; by default, measurements and the roofline.
+        helpers: Lends processes that search beside this one where many services compete for stock; only makes the
+            same plan faster.
 
     Raises:
         InvalidFleetError: A value makes no sense; names the field.
         UnsoundPlanError: The planner made a mistake that its own check found.
     """
     memo = Memo() if memo is None else memo
-    ready = outlook(state, options, capacity_of, memo)
+    ready = outlook(state, options, capacity_of, memo, helpers)
     if options.formulation is Formulation.MELANGE:
         return _melange_plan(ready, options, memo)
     fleet_plan = plan_ready(ready, memo)

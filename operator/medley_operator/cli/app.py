@@ -23,6 +23,7 @@ from medley_operator.cli.explain import (
     is_planned,
     service_name,
 )
+from medley_operator.cli.helping import helping_processes
 from medley_operator.cli.inputs import InputError, read_inputs
 from medley_operator.cli.live import live_fleet
 from medley_operator.cli.model import catalogue_data, catalogue_table, find_model, model_tables
@@ -125,8 +126,12 @@ def plan(
     try:
         if report is not None:
             require_report(report)
-        with capacity_function(estimator) as capacity_of, told_within(SENSITIVITY_TIME_S) as progress:
-            question = Question(options, fleet_cap, effort, capacity_of, disaggregated)
+        with (
+            capacity_function(estimator) as capacity_of,
+            told_within(SENSITIVITY_TIME_S) as progress,
+            helping_processes() as helpers,
+        ):
+            question = Question(options, fleet_cap, effort, capacity_of, disaggregated, helpers)
             if cluster:
                 changes, now_s = read_inputs(files or ()), time.time()
                 live = live_fleet(Cluster(Connection(kubeconfig, context)), changes, now_s, fleet_cap)

@@ -23,6 +23,7 @@ from medley_planner.catalogue.gpus import GPUType
 from medley_planner.explaining.sensitivity import Effort, Progress, Sensitivity, sensitivity
 from medley_planner.fleet import FleetState, PlanOptions, Pool
 from medley_planner.plan import InvalidFleetError, plan
+from medley_planner.programme.goals import Lent
 from medley_planner.programme.memo import Memo
 from medley_planner.result import FleetPlan, Outcome
 from medley_planner.workload.sizes import SizeHistogram
@@ -159,6 +160,7 @@ class Question:
         capacity_of: What one replica sustains.
         disaggregated: Whether prefill and decode may run on replicas of their own, which is advice: the operator does
             not run such replicas.
+        helpers: Lends processes for large fleets; None lends none.
     """
 
     options: PlanOptions
@@ -166,6 +168,7 @@ class Question:
     effort: Effort | None = None
     capacity_of: CapacityFunction = capacities
     disaggregated: bool = False
+    helpers: Lent | None = None
 
 
 @dataclass(frozen=True)
@@ -227,7 +230,7 @@ def answered(asked: Asked, question: Question, *, progress: Progress | None = No
     state = replace(asked.state, services=services)
     memo = Memo()
     try:
-        answer = plan(state, question.options, memo=memo, capacity_of=question.capacity_of)
+        answer = plan(state, question.options, memo=memo, capacity_of=question.capacity_of, helpers=question.helpers)
     except InvalidFleetError as error:
         raise InputError([Mistake("input", None, error.field, error.message)]) from None
     holds = None

@@ -151,6 +151,19 @@ class MixSearch:
             self._bound = max(self._bound, self._programme.relax().objective)
         return self._bound
 
+    def look_near(self, surcharges: Sequence[Array], within: float) -> None:
+        """Look for more mixes of a single service that cost no more than so much above the best one known."""
+        if self._enumeration is None or not self._found:
+            return
+        self._programme.charge(surcharges)
+        least = min(self._programme.cost(mixes) for mixes in self._found)
+        known = [mix for (mix,) in self._found]
+        costs = self._programme.unit_costs(0)
+        found = self._enumeration.near(costs, self._cuts[0], known, least=least, within=within)
+        self._add(0, found.cuts)
+        for mix in found.mixes:
+            self._found.setdefault((mix,))
+
     def _unit_costs(self, s: int) -> Array:
         return np.maximum(self._programme.unit_costs(s), _LEAST_PRICE)
 

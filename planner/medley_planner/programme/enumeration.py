@@ -27,6 +27,9 @@ from medley_planner.programme.sparse import Array
 _ROWS = 40_000
 """A longer list of mixes, of some variants or all, is left to the solver."""
 
+_NEAR_ROWS, _MOST_NEAR, _MOST_HALVINGS = 2_000, 6, 8
+"""Of more mixes near the cheapest: the longest list, and of how many it is asked whether they serve."""
+
 _MOST_ASKED = 200
 _MOST_LISTS = 60
 _EQUAL, _DIGITS = 1e-9, 9
@@ -43,12 +46,14 @@ class Searched:
     Args:
         bound: No mix that serves costs less.
         mix: A mix that serves and costs that; None where none was found.
+        mixes: More mixes that serve.
         cuts: Cuts that were found on the way.
         asked: Of how many mixes it was asked whether they serve.
     """
 
     bound: float
     mix: Mix | None = None
+    mixes: list[Mix] = field(default_factory=list)
     cuts: list[Cut] = field(default_factory=list)
     asked: int = 0
 
@@ -76,8 +81,8 @@ class Enumeration:
             rows: The longest list.
         """
         near = np.maximum(unit_costs, _EQUAL)
-        found = Searched(max((_least(cut, unit_costs) for cut in cuts), default=0.0))
         known = [cut.weights / cut.least for cut in cuts]
+        found = Searched(_least(_rows(known, len(near)), unit_costs))
         price = max(found.bound, min((cost for cost in unit_costs.tolist() if cost > 0.0), default=_EQUAL))
         step = _FIRST_STEP
         for _ in range(_MOST_LISTS):
@@ -85,11 +90,51 @@ class Enumeration:
                 found.bound = most
                 break
             price = min(price * step, most)
-            listed = self._lattice.below(unit_costs, np.array(known).reshape(-1, len(near)), price, rows=rows)
+            listed = self._lattice.below(unit_costs, _rows(known, len(near)), price, rows=rows)
             if listed is None or self._ask(listed, most, near, known, found):
                 break
             found.bound = max(found.bound, price)
             step = next(step for longest, step in _STEPS if listed.looked_at <= longest)
+        return found
+
+    def near(
+        self, unit_costs: Array, cuts: Sequence[Cut], known: Sequence[Mix], *, least: float, within: float
+    ) -> Searched:
+        """More mixes that serve, the cheapest first; in `mixes`, those that are found.
+
+        A mix that has all the replicas of another is left out: it is never the better choice.
+
+        Args:
+            unit_costs: What a replica costs, by variant.
+            cuts: Cuts that are known.
+            known: Mixes that are known to serve.
+            least: What the cheapest of those costs.
+            within: How much more others may cost; less where there are too many.
+        """
+        near = np.maximum(unit_costs, _EQUAL)
+        found = Searched(0.0)
+        weights = _rows([cut.weights / cut.least for cut in cuts], len(near))
+        for _ in range(_MOST_HALVINGS):
+            listed = self._lattice.below(unit_costs, weights, least + within, rows=_NEAR_ROWS)
+            if listed is not None:
+                break
+            within /= 2.0
+        else:
+            return found
+        mixes, _ = _cheapest_first(listed.mixes, listed.prices)
+        for mix in known:
+            mixes = mixes[(mixes < np.array(mix)).any(axis=1)]
+        while len(mixes) and found.asked < _MOST_NEAR:
+            found.asked += 1
+            mix, usable = mixes[0], self._lattice.usable(mixes)
+            broken = self._serving.broken(usable[0], near=near)
+            found.cuts += broken
+            if not broken:
+                found.mixes.append(tuple(int(count) for count in mix))
+            kept = (mixes < mix).any(axis=1) if not broken else np.arange(len(mixes)) > 0
+            for cut in broken:
+                kept &= usable @ (cut.weights / cut.least) >= 1.0 - _EQUAL
+            mixes = mixes[kept]
         return found
 
     def _ask(self, listed: Below, most: float, near: Array, known: list[Array], found: Searched) -> bool:
@@ -124,10 +169,17 @@ class Enumeration:
         return len(mixes) > 0
 
 
-def _least(cut: Cut, unit_costs: Array) -> float:
-    """What keeping a cut costs at least."""
-    used = cut.weights > 0.0
-    return float((unit_costs[used] / cut.weights[used]).min()) * cut.least if used.any() else 0.0
+def _rows(cuts: Sequence[Array], variants: int) -> Array:
+    """Weights of cuts as one array, (cuts, variants)."""
+    return np.array(cuts, dtype=np.float64).reshape(-1, variants)
+
+
+def _least(cuts: Array, unit_costs: Array) -> float:
+    """What keeping the dearest of these cuts costs at least."""
+    per_unit = np.full(cuts.shape, np.inf)
+    np.divide(unit_costs, cuts, out=per_unit, where=cuts > 0.0)
+    least = per_unit.min(axis=1, initial=np.inf)
+    return float(least[np.isfinite(least)].max(initial=0.0))
 
 
 def _cheapest_first(mixes: Mixes, prices: Array) -> tuple[Mixes, Array]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import enum
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
 
 from medley_planner.fleet import Method
 
@@ -47,6 +49,10 @@ class Ending(enum.Enum):
     """The time ended first, or the solver failed: nothing is known."""
 
 
+Lent = Callable[[], Sequence[Executor]]
+"""Executors of one process each, asked for when there is much to search."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """How long and how exactly to solve.
@@ -58,6 +64,7 @@ class Limits:
             not suffice, the bound is what they proved.
         shared_gap: The distance at which to stop where many services share what does not suffice.
         method: How programmes are solved.
+        helpers: Lends others that search beside this process; they change no plan. None lends none.
     """
 
     time_limit_s: float
@@ -65,6 +72,7 @@ class Limits:
     nodes: int | None = None
     shared_gap: float = 0.005
     method: Method = Method.FAST
+    helpers: Lent | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

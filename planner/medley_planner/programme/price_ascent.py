@@ -26,20 +26,22 @@ def raised_prices(loads: Array, usable: Array, near: Array) -> Array:
     """Prices y with a higher D(y) than those to start from, (variants,).
 
     Args:
-        loads: ℓ, (buckets, variants), a huge number where a variant cannot serve; at least one bucket.
+        loads: ℓ, (variants, buckets), a huge number where a variant cannot serve; at least one bucket.
         usable: U, (variants,).
         near: Prices to start from, all positive, (variants,).
     """
     prices = near.copy()
-    costs = loads * prices
-    used = np.flatnonzero(usable > _UNUSED).tolist()
+    costs = loads * prices[:, None]
+    used = np.flatnonzero(usable > _UNUSED)
+    by_others = np.delete(costs, used, axis=0).min(axis=0, initial=np.inf)
+    costs = costs[used]
     for _ in range(_PASSES if len(used) > 1 else 1):
-        for v in used:
-            costs[:, v] = np.inf
-            served_below = costs.min(axis=1) / loads[:, v]
+        for place, v in enumerate(used.tolist()):
+            costs[place] = by_others
+            served_below = costs.min(axis=0) / loads[v]
             order = np.argsort(-served_below, kind="stable")
-            taken = np.cumsum(loads[order, v])
+            taken = np.cumsum(loads[v][order])
             last = min(int(np.searchsorted(taken, usable[v])), len(order) - 1)
             prices[v] = served_below[order[last]]
-            costs[:, v] = prices[v] * loads[:, v]
+            costs[place] = prices[v] * loads[v]
     return prices

@@ -10,7 +10,7 @@ The rows are those of `milp.py` without demand and capacity, which the cuts of `
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import highspy
@@ -97,7 +97,10 @@ class Found:
 
 
 class Programme:
-    """The programme over replicas of some services; cuts are added to it as they are found."""
+    """The programme over replicas of some services; cuts are added to it as they are found.
+
+    The solver gets it when it is first asked: where looking at mixes is enough, it never is.
+    """
 
     def __init__(self, problem: FleetProblem, goal: Goal, unserved: Unserved) -> None:
         self._problem = problem
@@ -129,8 +132,10 @@ class Programme:
         costs = np.array(self._model.costs, dtype=np.float64)
         self._own_costs = [costs[each.replicas] for each in services]
         self._surcharges = [np.zeros(len(each.replicas)) for each in services]
-        self._highs = self._model.passed(_SEARCH_OPTIONS)
-        self._cut_owners: list[int] = []
+        self._cuts: list[tuple[int, Cut]] = []
+        """(service, cut) by row of the solver after those of the model."""
+        self._passed = 0
+        self._solver: highspy.Highs | None = None
         self._searches = any(self._model.whole)
 
     def unit_costs(self, s: int) -> Array:
@@ -140,9 +145,23 @@ class Programme:
     def charge(self, surcharges: Sequence[Array]) -> None:
         """Make the replicas of each service cost so much more, by variant."""
         self._surcharges = list(surcharges)
+        if self._solver is not None:
+            self._pass_costs(self._solver)
+
+    def _highs(self) -> highspy.Highs:
+        """The solver with all cuts."""
+        if self._solver is None:
+            self._solver = self._model.passed(_SEARCH_OPTIONS)
+            self._pass_costs(self._solver)
+        for s, cut in self._cuts[self._passed :]:
+            self._pass_cut(self._solver, s, cut)
+        self._passed = len(self._cuts)
+        return self._solver
+
+    def _pass_costs(self, highs: highspy.Highs) -> None:
         for s, each in enumerate(self.variables.services):
             for column, cost in zip(each.replicas.tolist(), self.unit_costs(s).tolist(), strict=True):
-                self._highs.changeColCost(column, cost)
+                highs.changeColCost(column, cost)
 
     def _extra_column(self, pool: str) -> int:
         prices = [
@@ -219,59 +238,61 @@ class Programme:
         self._model.row(chosen, upper=1.0)
         return tuple(usable)
 
-    def add_cuts(self, s: int, cuts: Iterable[Cut]) -> int:
+    def add_cuts(self, s: int, cuts: Sequence[Cut]) -> int:
         """Add cuts of a service; how many were added."""
+        self._cuts += [(s, cut) for cut in cuts]
+        return len(cuts)
+
+    def _pass_cut(self, highs: highspy.Highs, s: int, cut: Cut) -> None:
         each = self.variables.services[s]
-        added = 0
-        for cut in cuts:
-            scale = 1.0 / cut.least
-            weights = cut.weights * scale
-            terms: dict[int, float] = {}
-            for v, weight in enumerate(weights.tolist()):
-                if weight > 0.0:
-                    for column, times in each.usable[v] if each.usable else ((int(each.replicas[v]), 1.0),):
-                        terms[column] = terms.get(column, 0.0) + weight * times
-            if each.unserved >= 0:
-                terms[each.unserved] = scale
-            columns = np.array(list(terms), dtype=np.int32)
-            self._highs.addRow(1.0, _INFINITY, len(terms), columns, np.array(list(terms.values())))
-            self._cut_owners.append(s)
-            added += 1
-        return added
+        scale = 1.0 / cut.least
+        terms: dict[int, float] = {}
+        for v, weight in enumerate((cut.weights * scale).tolist()):
+            if weight > 0.0:
+                for column, times in each.usable[v] if each.usable else ((int(each.replicas[v]), 1.0),):
+                    terms[column] = terms.get(column, 0.0) + weight * times
+        if each.unserved >= 0:
+            terms[each.unserved] = scale
+        columns = np.array(list(terms), dtype=np.int32)
+        highs.addRow(1.0, _INFINITY, len(terms), columns, np.array(list(terms.values())))
 
     def forget_cuts(self, s: int, places: Collection[int]) -> None:
         """Take cuts of a service out, by their places in the order in which they were added."""
-        own = [row for row, owner in enumerate(self._cut_owners) if owner == s]
-        rows = sorted(own[place] for place in places)
-        first = len(self._model.rows)
-        self._highs.deleteRows(len(rows), np.array([first + row for row in rows], dtype=np.int32))
-        gone = set(rows)
-        self._cut_owners = [owner for row, owner in enumerate(self._cut_owners) if row not in gone]
+        own = [row for row, (owner, _) in enumerate(self._cuts) if owner == s]
+        gone = {own[place] for place in places}
+        passed = sorted(row for row in gone if row < self._passed)
+        if self._solver is not None and passed:
+            first = len(self._model.rows)
+            self._solver.deleteRows(len(passed), np.array([first + row for row in passed], dtype=np.int32))
+        self._passed -= len(passed)
+        self._cuts = [cut for row, cut in enumerate(self._cuts) if row not in gone]
 
     def relax(self) -> Found:
         """Solve without asking for whole numbers."""
-        self._highs.setOptionValue("solve_relaxation", True)
-        return self._run()
+        highs = self._highs()
+        highs.setOptionValue("solve_relaxation", True)
+        return self._run(highs)
 
     def solve(self, time_limit_s: float, relative_gap: float, *, nodes: int | None = None) -> Found:
         """Solve the integer programme with the cuts so far, looking at so many nodes of its search tree at most."""
-        self._highs.setOptionValue("mip_max_nodes", highspy.kHighsIInf if nodes is None else nodes)
-        self._highs.setOptionValue("solve_relaxation", False)
-        self._highs.setOptionValue("time_limit", max(time_limit_s, 0.01))
-        self._highs.setOptionValue("mip_rel_gap", relative_gap)
-        return self._run()
+        highs = self._highs()
+        highs.setOptionValue("mip_max_nodes", highspy.kHighsIInf if nodes is None else nodes)
+        highs.setOptionValue("solve_relaxation", False)
+        highs.setOptionValue("time_limit", max(time_limit_s, 0.01))
+        highs.setOptionValue("mip_rel_gap", relative_gap)
+        return self._run(highs)
 
-    def _run(self) -> Found:
-        before = float(self._highs.getRunTime())
-        self._highs.run()
-        seconds = float(self._highs.getRunTime()) - before
-        status = self._highs.getModelStatus()
-        info = self._highs.getInfo()
+    def _run(self, highs: highspy.Highs) -> Found:
+        before = float(highs.getRunTime())
+        highs.run()
+        seconds = float(highs.getRunTime()) - before
+        status = highs.getModelStatus()
+        info = highs.getInfo()
         infeasible = status in (
             highspy.HighsModelStatus.kInfeasible,
             highspy.HighsModelStatus.kUnboundedOrInfeasible,
         )
-        solution = self._highs.getSolution()
+        solution = highs.getSolution()
         feasible = info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible
         return Found(
             infeasible=infeasible,

@@ -118,15 +118,16 @@ class Serving:
 
 
 class _Region:
-    """The demand of one case: all of it, or what must be served after a loss."""
+    """The demand of one case: all of it, or what must be served after a loss. Loads are kept by (variant, bucket)."""
 
     def __init__(self, loads: Array, roles: tuple[Role, ...], rates: Array | None) -> None:
-        self._loads = np.where(np.isfinite(loads), loads, _NEVER)
-        self._never = ~np.isfinite(loads)
+        self._never = np.ascontiguousarray(~np.isfinite(loads.T))
+        self._loads = np.where(self._never, _NEVER, loads.T)
         self._rates = rates
         self._shared = np.array([role is Role.SHARED for role in roles], dtype=bool)
         self._prefill = np.array([role is Role.PREFILL for role in roles], dtype=bool)
         self._decode = np.array([role is Role.DECODE for role in roles], dtype=bool)
+        self._all_shared = bool(self._shared.all())
         self._split_roles = bool(self._prefill.any() and self._decode.any())
         totals = np.where(np.isfinite(loads), loads, 0.0).sum(axis=0)
         self._direction = np.maximum(totals / max(totals.max(initial=0.0), 1e-12), 1e-3)
@@ -136,30 +137,29 @@ class _Region:
     @property
     def possible(self) -> bool:
         """Whether every bucket is served by some variant."""
-        return bool(np.all(self._worth(np.ones(self._loads.shape[1])) < _NEVER / 2))
+        return bool(np.all(self._worth(np.ones(len(self._loads))) < _NEVER / 2))
 
     def _worth(self, prices: Array) -> Array:
         """What serving each bucket costs at least at these prices."""
-        costs = np.where(self._never, _NEVER, self._loads * prices)
-        worth = costs[:, self._shared].min(axis=1, initial=_NEVER)
+        costs = self._loads * prices[:, None]
+        costs[self._never] = _NEVER
+        worth = (costs if self._all_shared else costs[self._shared]).min(axis=0, initial=_NEVER)
         if self._split_roles:
-            pair = costs[:, self._prefill].min(axis=1) + costs[:, self._decode].min(axis=1)
+            pair = costs[self._prefill].min(axis=0) + costs[self._decode].min(axis=0)
             worth = np.minimum(worth, pair)
         return np.asarray(worth if self._rates is None else np.minimum(worth, self._rates))
 
     def cut(self, prices: Array) -> Cut:
         """The cut of these prices, made as tight as can be: no price is higher than its worth needs."""
         worth = self._worth(prices)
-        weights = (
-            prices if self._split_roles else np.minimum(prices, (worth[:, None] / self._loads).max(axis=0, initial=0))
-        )
+        weights = prices if self._split_roles else np.minimum(prices, (worth / self._loads).max(axis=1, initial=0))
         return Cut(weights, float(worth.sum()))
 
     def broken(
         self, usable: Array, unserved: float, tolerance: float, near: Array | None, *, quick: bool
     ) -> Cut | None:
         """A cut that is broken; None where the demand can be served."""
-        if not len(self._loads):
+        if not self._loads.shape[1]:
             return None
         if near is not None and self._rates is None and not self._split_roles:
             cut = self._at_raised(usable, near, tolerance)
@@ -180,16 +180,16 @@ class _Region:
         used = np.flatnonzero(usable > 0.0)
         if not 0 < len(used) <= _TWO:
             return False
-        loads = self._loads[:, used]
+        loads = self._loads[used]
         if len(used) == 1:
             return bool(loads.sum() <= usable[used[0]])
         prices = raised_prices(loads, usable[used], near[used])
-        return float((loads * prices).min(axis=1).sum() - prices @ usable[used]) <= 0.0
+        return float((loads * prices[:, None]).min(axis=0).sum() - prices @ usable[used]) <= 0.0
 
     def _by_transport(self, usable: Array, unserved: float, tolerance: float) -> Cut | None:
         """A cut that is broken, found by linear programmes; None where the demand can be served."""
         if self._grouped is None:
-            self._grouped = self._transport(_groups(self._loads))
+            self._grouped = self._transport(_groups(self._loads.T))
         excess, prices = self._grouped.at(usable)
         if excess - unserved <= tolerance:
             return None
@@ -197,7 +197,7 @@ class _Region:
         if cut.missing(usable, unserved) > 0.25 * (excess - unserved):
             return cut
         if self._whole is None:
-            self._whole = self._transport(np.arange(len(self._loads)))
+            self._whole = self._transport(np.arange(self._loads.shape[1]))
         excess, prices = self._whole.at(usable)
         if excess - unserved <= tolerance:
             return None
@@ -206,8 +206,8 @@ class _Region:
 
     def _transport(self, group: npt.NDArray[np.int64]) -> _Transport:
         groups = int(group.max()) + 1
-        loads = np.zeros((groups, self._loads.shape[1]))
-        np.add.at(loads, group, self._loads)
+        loads = np.zeros((groups, len(self._loads)))
+        np.add.at(loads, group, self._loads.T)
         rates: Array | None = None
         if self._rates is not None:
             rates = np.bincount(group, weights=self._rates, minlength=groups).astype(np.float64)

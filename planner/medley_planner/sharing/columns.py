@@ -6,6 +6,7 @@ A mix that serves the service serves it at every price. So mixes and cuts, once 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -25,8 +26,8 @@ from medley_planner.programme.problem import (
 )
 from medley_planner.programme.serving import Serving
 from medley_planner.programme.sparse import Array
-
-Mix = tuple[int, ...]
+from medley_planner.sharing.helpers import Asked
+from medley_planner.sharing.looking import Looked, Mix, Question, started
 
 
 @dataclass(frozen=True)
@@ -104,52 +105,64 @@ class Columns:
         )
         self._unit_costs = np.array(service.prices)
         self._ties = TIE_USD_PER_GPU_HOUR * np.array(service.gpus)
-        self._hints = tuple(each for each in hints if len(each) == len(service.variants))
-        self._own = tuple(limit for limit in shared if limit.used_by(service, service.useful) > limit.most)
+        self._hints = (*(each for each in hints if len(each) == len(service.variants)), *known.weights)
+        own = tuple(limit for limit in shared if limit.used_by(service, service.useful) > limit.most)
+        money = next((limit for limit in own if isinstance(limit, CostLimit)), None)
+        self._alone = FleetProblem((service,), tuple(limit for limit in own if isinstance(limit, StockLimit)), money)
         self._shared = tuple(shared)
-        self._search: MixSearch | None = None
         self.seconds = 0.0
 
-    def price(self, prices: Array, limits: Limits) -> Priced:
-        """The least that the service costs where what is shared has these prices, between two bounds.
+    def asked(self, question: Question) -> Asked:
+        """A question about this service."""
+        return Asked(self, lambda: self._search, question)
 
-        Mixes that were found on the way are in `known`.
-        """
+    def question(self, prices: Array, limits: Limits) -> Question:
+        """What to look for where what is shared has these prices."""
+        return Question(self._alone, self._hints, prices @ self._weights - self._ties, limits)
+
+    def question_alone(self, limits: Limits) -> Question:
+        """The same where nothing shared has a price."""
+        return Question(self._alone, self._hints, -self._ties, limits)
+
+    def priced(self, prices: Array, limits: Limits) -> Priced:
+        """The least that the service costs where what is shared has these prices, of what is known."""
         surcharges = prices @ self._weights
-        before = self._proven(surcharges, limits)
-        if before is None or _worth_more(before, limits):
-            if self._search is None:
-                self._search = self._started()
-            solution = self._search.solve(limits, [surcharges - self._ties])
-            self.seconds += solution.seconds
-            for (mix,) in self._search.mixes:
-                self.known.mixes.setdefault(mix)
-            self.known.weights = self._search.known[0]
-            bound = max(solution.bound, 0.0 if before is None else before.bound)
-            before = Proven(bound, solution.ending, limits.nodes)
-            self.known.bounds[_key(surcharges, limits)] = before
-            if len(self.known.bounds) > _MOST_BOUNDS:
-                self.known.bounds.pop(next(iter(self.known.bounds)))
-        if before.ending is Ending.INFEASIBLE:
+        proven = self.known.bounds[_key(surcharges, limits)]
+        if proven.ending is Ending.INFEASIBLE:
             return Priced(math.inf, math.inf)
         found = math.inf
         if self.known.mixes:
             found = float((np.array(list(self.known.mixes)) @ (self._unit_costs + surcharges)).min())
-        return Priced(min(before.bound, found), found)
+        return Priced(min(proven.bound, found), found)
+
+    def take(self, prices: Array, limits: Limits, answer: Looked) -> None:
+        """Note what was found, and proven at these prices."""
+        surcharges = prices @ self._weights
+        before = self._proven(surcharges, limits)
+        self.seconds += answer.seconds
+        self.take_mixes(answer)
+        bound = max(answer.bound, 0.0 if before is None else before.bound)
+        self.known.bounds[_key(surcharges, limits)] = Proven(bound, answer.ending, limits.nodes)
+        if len(self.known.bounds) > _MOST_BOUNDS:
+            self.known.bounds.pop(next(iter(self.known.bounds)))
+
+    def take_mixes(self, answer: Looked) -> None:
+        """Note the mixes that were found."""
+        for mix in answer.mixes:
+            self.known.mixes.setdefault(mix)
+        self.known.weights = answer.weights
 
     def is_known(self, prices: Array, limits: Limits) -> bool:
-        """Whether `price` has its answer without a search."""
+        """Whether nothing is left to ask."""
         before = self._proven(prices @ self._weights, limits)
         return before is not None and not _worth_more(before, limits)
 
     def _proven(self, surcharges: Array, limits: Limits) -> Proven | None:
         return self.known.bounds.get(_key(surcharges, limits))
 
-    def _started(self) -> MixSearch:
-        money = next((limit for limit in self._own if isinstance(limit, CostLimit)), None)
-        stock = tuple(limit for limit in self._own if isinstance(limit, StockLimit))
-        alone = FleetProblem((self.service,), stock, money)
-        return MixSearch(alone, Goal.CHEAPEST, known=((*self._hints, *self.known.weights),))
+    @functools.cached_property
+    def _search(self) -> MixSearch:
+        return started(self._alone, self._hints)
 
     def cost(self, mix: Mix) -> float:
         """What a mix costs."""
@@ -181,14 +194,6 @@ class Columns:
         solution = search.solve(limits)
         self.seconds += solution.seconds
         return solution.replicas[0] if solution.found else None
-
-    def alone_bound(self, limits: Limits) -> float:
-        """A proven bound on what the service costs where nothing shared has a price."""
-        if self.known.alone is None:
-            if self._search is None:
-                self._search = self._started()
-            self.known.alone = self._search.bound(limits, [-self._ties])
-        return self.known.alone
 
 
 def _narrowed(limit: SharedLimit, most: float) -> SharedLimit:

@@ -9,7 +9,9 @@ Let π[k] ≥ 0 be a price for every unit of shared limit k, w[k,v] what a repli
    every π, and since n stays whole in z_s, the best L(π) is far above the linear relaxation where services are small.
 2. *Plan.* The mixes found on the way are the columns of a master programme (`master.py`) that takes one mix of each
    service within the limits. The dual prices of its relaxation are the next π to try, between them and the best so far.
-3. *End.* When the master's plan is within the gap of the best bound; or when time or sweeps are over. The plan so far
+3. *More mixes.* Where the master's relaxation is much below its whole plan, prices have no more to say: what is missing
+   are mixes to choose from. Then those near each service's best are looked for, further away every time.
+4. *End.* When the master's plan is within the gap of the best bound; or when time or sweeps are over. The plan so far
    and the proven gap are returned in every case.
 
 `pricing.py` is what a sweep works on, `price_steps.py` says where the next one goes. A sweep proves most of what can be
@@ -35,13 +37,15 @@ from medley_planner.programme.goals import Ending, Limits, Solution
 from medley_planner.programme.memo import Memo
 from medley_planner.programme.problem import LOAD_TOLERANCE, FleetProblem, ServiceProblem, SharedLimit, StockLimit
 from medley_planner.programme.sparse import Array
-from medley_planner.sharing.columns import Columns, Known, Mix
+from medley_planner.sharing.columns import Columns, Known
+from medley_planner.sharing.helpers import Helpers
+from medley_planner.sharing.looking import Mix
 from medley_planner.sharing.master import Relaxed
 from medley_planner.sharing.price_steps import step
 from medley_planner.sharing.pricing import Mixes, Pricing
 from medley_planner.sharing.relaxed_prices import relaxed_prices
 
-_SWEEPS = 10
+_SWEEPS = 20
 _NODES = (10, 100, 400)
 """Of the search trees of subproblems where most is left unproven."""
 
@@ -53,6 +57,12 @@ _CEILING = 10.0
 
 _WORTH_CHOOSING = 3.0
 """The integer master is asked when its relaxation is within so many times the gap of the bound."""
+
+_FRACTIONAL = 0.3
+"""Where whole mixes cost so much of the gap more than shares of mixes do, more mixes of each service are looked for."""
+
+_NEAR = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32)
+"""Each time, mixes that cost so much of the gap more than the service's best."""
 
 _FEW_CHANGES = 0.25
 """Where more services than this share cannot stay as they are, all are planned anew."""
@@ -126,6 +136,7 @@ class _Decomposition:
             np.array([limit.most for limit in self._shared]),
             np.array([_ceiling(limit, problem.services) for limit in self._shared]),
             limits,
+            Helpers(limits.helpers),
         )
         self._best: Mixes | None = None
 
@@ -144,6 +155,7 @@ class _Decomposition:
         prices = cast("Array | None", self._memo.hint(("prices", self._shared_names())))
         if prices is None:
             prices = relaxed_prices([each.service for each in pricing.services], self._shared, pricing.ceilings)
+        further = iter(_NEAR)
         for sweep in range(_SWEEPS):
             if not pricing.price(pricing.distinct, prices, 0):
                 return Decomposed(Solution(Ending.INFEASIBLE, seconds=pricing.spent_s))
@@ -155,8 +167,14 @@ class _Decomposition:
             relaxed, prices = step(pricing, prices)
             if self._worth_choosing(relaxed):
                 self._choose()
-            if self._best is not None and self._proven(self._best):
-                break
+            if self._best is not None:
+                if self._proven(self._best):
+                    break
+                if pricing.cost(self._best) - relaxed.value > _FRACTIONAL * self._allowed(relaxed):
+                    within = next(further, None)
+                    if within is None:
+                        break
+                    pricing.look_near(within * self._allowed(relaxed))
             if pricing.spent_s >= self._limits.time_limit_s:
                 break
         return self._ended(self._least_changes())
@@ -180,8 +198,11 @@ class _Decomposition:
         return False
 
     def _worth_choosing(self, relaxed: Relaxed) -> bool:
-        allowed = _WORTH_CHOOSING * self._limits.relative_gap * abs(relaxed.value)
-        return relaxed.within and relaxed.value - self._pricing.bound <= allowed
+        return relaxed.within and relaxed.value - self._pricing.bound <= _WORTH_CHOOSING * self._allowed(relaxed)
+
+    def _allowed(self, relaxed: Relaxed) -> float:
+        """What the gap allows, in USD per hour."""
+        return self._limits.relative_gap * abs(relaxed.value)
 
     def _choose(self) -> None:
         """Look for the best mixes so far."""

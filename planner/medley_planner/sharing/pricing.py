@@ -6,17 +6,19 @@ the master programme, and keeps the highest bound with its prices.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 
 from medley_planner.programme.goals import Limits
 from medley_planner.programme.sparse import Array
-from medley_planner.sharing.columns import Columns, Mix, Priced
+from medley_planner.sharing.columns import Columns, Priced
+from medley_planner.sharing.helpers import Helpers
+from medley_planner.sharing.looking import Mix, bounded, looked, nearby
 from medley_planner.sharing.master import Master, Relaxed
 
 _SUBPROBLEM_GAP = 0.3
@@ -27,9 +29,6 @@ _CHOICE_GAP = 0.3
 
 _PROVABLE = 0.5
 """Of what lies between the mixes that are known and the bounds, longer searches may prove so much."""
-
-_THREADS = 2
-"""Subproblems solved at a time; the solver works outside the interpreter's lock, and each on its own."""
 
 Mixes = tuple[Mix, ...]
 
@@ -42,9 +41,12 @@ class Pricing:
         most: By shared limit: how much there is.
         ceilings: By shared limit: a unit is never worth more, USD per hour.
         limits: Time, and the gap at which the whole is to stop.
+        helpers: Who searches.
     """
 
-    def __init__(self, services: Sequence[Columns], most: Array, ceilings: Array, limits: Limits) -> None:
+    def __init__(
+        self, services: Sequence[Columns], most: Array, ceilings: Array, limits: Limits, helpers: Helpers
+    ) -> None:
         self.services = tuple(services)
         self.distinct = tuple(dict.fromkeys(services))
         self.most = most
@@ -54,6 +56,7 @@ class Pricing:
         self.taken: list[tuple[int, Mix]] = []
         """(service, mix) in the order in which the master has them."""
         self._limits = limits
+        self._helpers = helpers
         self._master = Master(len(self.services), most, ceilings)
         self._mixes: list[dict[Mix, None]] = [{} for _ in self.services]
         self._last: dict[Columns, Priced] = {}
@@ -62,7 +65,7 @@ class Pricing:
     @property
     def spent_s(self) -> float:
         """Seconds of the solver so far."""
-        return self._seconds + math.fsum(each.seconds for each in self.distinct) / _THREADS
+        return self._seconds + math.fsum(each.seconds for each in self.distinct) / self._helpers.count
 
     @property
     def sub_limits(self) -> Limits:
@@ -86,11 +89,19 @@ class Pricing:
     def search(self, columns: Sequence[Columns], prices: Array, nodes: int) -> list[Priced]:
         """Search the mixes of these services at these prices, looking at so many nodes of each search tree."""
         limits = replace(self.sub_limits, nodes=nodes)
-        with ThreadPoolExecutor(_THREADS) as pool:
-            searched = {
-                each: pool.submit(each.price, prices, limits) for each in columns if not each.is_known(prices, limits)
-            }
-            return [searched[each].result() if each in searched else each.price(prices, limits) for each in columns]
+        unknown = [each for each in columns if not each.is_known(prices, limits)]
+        asked = [each.asked(each.question(prices, limits)) for each in unknown]
+        for each, answer in zip(unknown, self._helpers.answers(looked, asked), strict=True):
+            each.take(prices, limits, answer)
+        return [each.priced(prices, limits) for each in columns]
+
+    def look_near(self, within: float) -> None:
+        """Look for more mixes of each service that cost no more than so much above its best at the best prices."""
+        limits = self.sub_limits
+        asked = [each.asked(each.question(self.prices, limits)) for each in self.distinct]
+        found = self._helpers.answers(functools.partial(nearby, within), asked)
+        for each, answer in zip(self.distinct, found, strict=True):
+            each.take_mixes(answer)
 
     def least_proven(self) -> list[Columns]:
         """Services of which longer searches could prove most of what is missing."""
@@ -152,11 +163,11 @@ class Pricing:
 
     def alone(self) -> list[float]:
         """Proven bounds on what each service costs alone: where nothing shared has a price."""
-        limits = self.sub_limits
-        with ThreadPoolExecutor(_THREADS) as pool:
-            found = list(pool.map(lambda each: each.alone_bound(limits), self.distinct))
-        bounds = dict(zip(self.distinct, found, strict=True))
-        return [bounds[each] for each in self.services]
+        unknown = [each for each in self.distinct if each.known.alone is None]
+        asked = [each.asked(each.question_alone(self.sub_limits)) for each in unknown]
+        for each, bound in zip(unknown, self._helpers.answers(bounded, asked), strict=True):
+            each.known.alone = bound
+        return [each.known.alone or 0.0 for each in self.services]
 
     def _gather(self) -> None:
         """Take all known mixes into the master."""
