@@ -10,8 +10,8 @@ with that, one service's rate 10 % higher: the median and the slowest of five, e
 The reference model needs minutes for a single fleet of ten such services, so it is compared on fleets that it can
 solve: 3 services each, with a time limit; where it does not end, its own bound is what the fast plan is held against.
 
-Quick: 10 services and one comparison, about 20 s. Otherwise 10, 50, 200 and 1,000 services and five other fleets, about seven
-minutes, most of it for capacities.
+Quick: 10 services and one comparison, about 20 s. Otherwise 10, 50, 200 and 1,000 services and five other fleets,
+about seven minutes, most of it for capacities.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -99,7 +100,7 @@ def _peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _measure(services: int) -> dict[str, object]:
+def _measure(services: int) -> dict[str, Any]:
     memo = Memo(megabytes=2048.0)
     started = time.perf_counter()
     state = crowded_fleet(services, memo=memo)

@@ -7,6 +7,7 @@ They are frozen, hold no clock and no cluster object, and compare by value, so t
 from __future__ import annotations
 
 import enum
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -52,6 +53,11 @@ class Parallelism:
         return f"tp{self.tensor}{stages}{ranks}"
 
 
+@functools.lru_cache(maxsize=1_024)
+def _parallelism(tensor: int, pipeline: int, data: int) -> Parallelism:
+    return Parallelism(tensor, pipeline, data)
+
+
 @dataclass(frozen=True, order=True)
 class Variant:
     """One way to run a replica: a pool's GPUs, how they share the work, and which part of it they do."""
@@ -70,12 +76,12 @@ class Variant:
     @property
     def parallelism(self) -> Parallelism:
         """How the replica's GPUs share the work."""
-        return Parallelism(self.tensor_parallel, self.pipeline_parallel, self.data_parallel)
+        return _parallelism(self.tensor_parallel, self.pipeline_parallel, self.data_parallel)
 
     @property
     def gpus(self) -> int:
         """GPUs of a replica."""
-        return self.parallelism.gpus
+        return self.tensor_parallel * self.pipeline_parallel * self.data_parallel
 
     def __str__(self) -> str:
         part = "" if self.role is Role.SHARED else f"/{self.role}"

@@ -32,9 +32,8 @@ class PromptMix:
     @classmethod
     def of(cls, sizes: SizeHistogram) -> PromptMix:
         """The prompts of a service."""
-        mean = math.fsum(bucket.weight * bucket.input_tokens for bucket in sizes.buckets)
-        second = math.fsum(bucket.weight * bucket.input_tokens**2 for bucket in sizes.buckets)
-        return cls(mean, max(0.0, second / mean**2 - 1))
+        mean = sizes.mean_input_tokens
+        return cls(mean, max(0.0, sizes.squared_input_tokens / mean**2 - 1))
 
 
 UNKNOWN_SQUARED_CV = 1.0

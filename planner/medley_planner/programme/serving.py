@@ -35,7 +35,7 @@ import numpy.typing as npt
 from medley_planner.fleet import Role
 from medley_planner.programme.price_ascent import raised_prices
 from medley_planner.programme.problem import ServiceProblem
-from medley_planner.programme.sparse import Array, SolverFailedError, quiet_highs
+from medley_planner.programme.sparse import Array, SolverFailedError, quiet_highs, set_matrix
 
 TOLERANCE = 4e-7
 """Loads beyond what replicas may take, in replicas: below `LOAD_TOLERANCE`, which the split has to keep."""
@@ -296,12 +296,3 @@ class _Transport:
             raise SolverFailedError(f"transport: {self._highs.getModelStatus()}")
         duals = np.array(self._highs.getSolution().row_dual[self._demand_rows :])
         return float(self._highs.getInfo().objective_function_value), np.maximum(-duals, 0.0)
-
-
-def set_matrix(lp: highspy.HighsLp, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64], values: Array) -> None:
-    """Give a model its coefficients, each (row, column) at most once."""
-    order = np.lexsort((columns, rows))
-    lp.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
-    lp.a_matrix_.start_ = np.searchsorted(rows[order], np.arange(lp.num_row_ + 1)).astype(np.int32)
-    lp.a_matrix_.index_ = columns[order].astype(np.int32)
-    lp.a_matrix_.value_ = values[order]

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
 
 Term = tuple[int, float]
 """A column and its coefficient."""
@@ -63,18 +64,6 @@ class SparseModel:
         highs.passModel(lp)
         return highs
 
-    def solved(self) -> Array:
-        """The values of an optimal solution.
-
-        Raises:
-            SolverFailedError: There is none, or the solver failed.
-        """
-        highs = self.passed()
-        highs.run()
-        if highs.getModelStatus() != highspy.HighsModelStatus.kOptimal:
-            raise SolverFailedError(f"the solver ended with {highs.modelStatusToString(highs.getModelStatus())}")
-        return np.array(highs.getSolution().col_value)
-
 
 def quiet_highs() -> highspy.Highs:
     """A solver that prints nothing and gives the same answer every time."""
@@ -82,3 +71,37 @@ def quiet_highs() -> highspy.Highs:
     for option, value in (("output_flag", False), ("threads", 1), ("random_seed", 0)):
         highs.setOptionValue(option, value)
     return highs
+
+
+def set_matrix(lp: highspy.HighsLp, rows: Indices, columns: Indices, values: Array) -> None:
+    """Give a model its coefficients, each (row, column) at most once."""
+    order = np.lexsort((columns, rows))
+    lp.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
+    lp.a_matrix_.start_ = np.searchsorted(rows[order], np.arange(lp.num_row_ + 1)).astype(np.int32)
+    lp.a_matrix_.index_ = columns[order].astype(np.int32)
+    lp.a_matrix_.value_ = values[order]
+
+
+def least(costs: Array, upper: Array, rows: tuple[Array, Array], entries: tuple[Indices, Indices, Array]) -> Array:
+    """The values of an optimal solution of a linear programme whose columns are at least 0.
+
+    Args:
+        costs: What is minimised, (columns,).
+        upper: Upper bounds, (columns,).
+        rows: Lower and upper bounds of the rows.
+        entries: Row, column and value of the coefficients, each (row, column) at most once.
+
+    Raises:
+        SolverFailedError: There is none, or the solver failed.
+    """
+    lp = highspy.HighsLp()
+    lp.num_col_, lp.num_row_ = len(costs), len(rows[0])
+    lp.col_cost_, lp.col_lower_, lp.col_upper_ = costs, np.zeros(len(costs)), upper
+    lp.row_lower_, lp.row_upper_ = rows
+    set_matrix(lp, *entries)
+    highs = quiet_highs()
+    highs.passModel(lp)
+    highs.run()
+    if highs.getModelStatus() != highspy.HighsModelStatus.kOptimal:
+        raise SolverFailedError(f"the solver ended with {highs.modelStatusToString(highs.getModelStatus())}")
+    return np.array(highs.getSolution().col_value)

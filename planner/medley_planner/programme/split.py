@@ -18,9 +18,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from medley_planner.programme.memo import Memo
 from medley_planner.programme.problem import LOAD_TOLERANCE, ServiceProblem
-from medley_planner.programme.sparse import SparseModel, Term
+from medley_planner.programme.sparse import Array, Indices, least
 
 _NOISE = 1e-9
 
@@ -82,99 +84,124 @@ def survives(service: ServiceProblem, replicas: Sequence[int], memo: Memo) -> bo
 
 
 class _Splitting:
-    """The split of a share of every bucket over so many replicas by variant."""
+    """The split of a share of every bucket over so many replicas by variant.
+
+    The shares x[b,v] are numbered by bucket, then by variant: number i is that of bucket `_b[i]` and variant `_v[i]`.
+    """
 
     def __init__(self, service: ServiceProblem, replicas: tuple[int, ...], share: float) -> None:
         self.service = service
         self.share = share
         self.usable = [service.usable(v, count) for v, count in enumerate(replicas)]
-        present = [v for v, count in enumerate(replicas) if count > 0]
-        self.able = [[v for v in present if load[v] < math.inf] for load in service.loads]
-        self.computing = [[[v for v in able if v in part] for part in service.parts] for able in self.able]
+        loads = np.array(service.loads, dtype=np.float64).reshape(len(service.loads), len(replicas))
+        able = np.isfinite(loads) & (np.array(replicas, dtype=np.int64) > 0)
+        self._b, self._v = able.nonzero()
+        self._load = loads[able]
+        self._in_part = [np.isin(self._v, part) for part in service.parts]
+        self._computed = np.array([able[:, list(part)].any(axis=1) for part in service.parts], dtype=bool).T
+        """Whether something computes that part of a bucket, (buckets, parts)."""
 
     def best(self) -> Split:
         """The most even split if everything can be served, else the one that serves the most."""
-        if all(all(variants) for variants in self.computing):
-            sole = max((len(able) for able in self.able), default=0) <= 1
-            even = {(b, able[0]): self.share for b, able in enumerate(self.able)} if sole else self._balanced()
+        if self._computed.all():
+            sole = np.bincount(self._b).max(initial=0) <= 1
+            even = self._shares(np.full(len(self._b), self.share)) if sole else self._balanced()
             balanced = self._measured(even)
             if all(_within(load, room) for load, room in zip(balanced.loads, self.usable, strict=True)):
                 return balanced
         return self._measured(self._most_served())
 
     def _balanced(self) -> Shares:
-        model = SparseModel()
-        busiest = model.column(1.0)
-        x = self._columns(model)
-        for b, parts in enumerate(self.computing):
-            for variants in parts:
-                model.row([(x[b, v], 1.0) for v in variants], self.share, self.share)
-        self._add_capacity(model, x, busiest)
-        return self._exact(_solved(model, x))
+        """Column 0 is θ."""
+        rows, columns, values = self._coefficients(first=1)
+        used = np.unique(self._v)
+        rows.append(self._computed.size + np.arange(len(used)))
+        columns.append(np.zeros(len(used), dtype=np.int64))
+        values.append(-np.array(self.usable)[used])
+        demand = np.full(self._computed.size, self.share)
+        solved = least(
+            costs=np.append(1.0, np.zeros(len(self._b))),
+            upper=np.full(len(self._b) + 1, np.inf),
+            rows=(np.append(demand, np.full(len(used), -np.inf)), np.append(demand, np.zeros(len(used)))),
+            entries=(np.concatenate(rows), np.concatenate(columns), np.concatenate(values)),
+        )
+        return self._exact(self._shares(solved[1:]))
 
     def _most_served(self) -> Shares:
-        model = SparseModel()
-        x = self._columns(model)
-        if not x:
+        """The last columns are z, of buckets that can be served at all."""
+        if not len(self._b):
             return {}
-        rates = self.service.rates
-        served = {
-            b: model.column(-rates[b] / max(rates), self.share) for b, parts in enumerate(self.computing) if all(parts)
-        }
-        for b, parts in enumerate(self.computing):
-            for variants in parts:
-                terms = [(x[b, v], 1.0) for v in variants] + ([(served[b], -1.0)] if b in served else [])
-                if terms:
-                    model.row(terms, 0.0, 0.0)
-        self._add_capacity(model, x, None)
-        return _solved(model, x)
+        rows, columns, values = self._coefficients(first=0)
+        served = np.flatnonzero(self._computed.all(axis=1))
+        parts = len(self._in_part)
+        for part in range(parts):
+            rows.append(served * parts + part)
+            columns.append(len(self._b) + np.arange(len(served)))
+            values.append(np.full(len(served), -1.0))
+        rates = np.array(self.service.rates)
+        used, demand = np.unique(self._v), np.zeros(self._computed.size)
+        solved = least(
+            costs=np.append(np.zeros(len(self._b)), -rates[served] / rates.max()),
+            upper=np.append(np.full(len(self._b), np.inf), np.full(len(served), self.share)),
+            rows=(
+                np.append(demand, np.full(len(used), -np.inf)),
+                np.append(demand, np.array(self.usable)[used]),
+            ),
+            entries=(np.concatenate(rows), np.concatenate(columns), np.concatenate(values)),
+        )
+        return self._shares(solved[: len(self._b)])
 
-    def _columns(self, model: SparseModel) -> dict[tuple[int, int], int]:
-        return {(b, v): model.column(0.0) for b, able in enumerate(self.able) for v in able}
+    def _coefficients(self, *, first: int) -> tuple[list[Indices], list[Indices], list[Array]]:
+        """Those of the shares, which are columns from `first` on: a row for each part of each bucket, then one for each
+        variant in use."""
+        parts = len(self._in_part)
+        rows = [self._b[inside] * parts + part for part, inside in enumerate(self._in_part)]
+        columns = [first + np.flatnonzero(inside) for inside in self._in_part]
+        values = [np.ones(len(each)) for each in rows]
+        rows.append(self._computed.size + np.unique(self._v, return_inverse=True)[1])
+        columns.append(first + np.arange(len(self._v)))
+        values.append(self._load)
+        return rows, columns, values
 
-    def _add_capacity(self, model: SparseModel, x: dict[tuple[int, int], int], busiest: int | None) -> None:
-        of_variant: dict[int, list[Term]] = {}
-        for (b, v), column in x.items():
-            of_variant.setdefault(v, []).append((column, self.service.loads[b][v]))
-        for v, room in enumerate(self.usable):
-            terms = of_variant.get(v, [])
-            if terms and busiest is not None:
-                model.row([*terms, (busiest, -room)], upper=0.0)
-            elif terms:
-                model.row(terms, upper=room)
+    def _shares(self, values: Array) -> Shares:
+        """The solution without what is only the solver's noise."""
+        kept = values > _NOISE
+        keys = zip(self._b[kept].tolist(), self._v[kept].tolist(), strict=True)
+        return dict(zip(keys, values[kept].tolist(), strict=True))
 
     def _exact(self, values: Shares) -> Shares:
         """The same shares, adding up to the whole in every part of every bucket, not only nearly so."""
-        exact: Shares = {}
+        by_bucket: dict[int, dict[int, float]] = {}
+        for (b, v), value in values.items():
+            by_bucket.setdefault(b, {})[v] = value
         if len(self.service.parts) == 1:
-            whole_of: dict[int, list[float]] = {}
-            for (b, _), value in values.items():
-                whole_of.setdefault(b, []).append(value)
-            scales = {b: self.share / math.fsum(each) for b, each in whole_of.items()}
+            scales = {b: self.share / math.fsum(each.values()) for b, each in by_bucket.items()}
             return {(b, v): value * scales[b] for (b, v), value in values.items()}
-        for b, parts in enumerate(self.computing):
-            shared = [v for v in self.able[b] if all(v in variants for variants in parts)]
-            rest = [[v for v in variants if v not in shared] for variants in parts]
-            whole = math.fsum(values.get((b, v), 0.0) for v in shared)
-            apart = [math.fsum(values.get((b, v), 0.0) for v in variants) for variants in rest]
+        exact: Shares = {}
+        for b, each in by_bucket.items():
+            shared = [v for v in each if all(v in part for part in self.service.parts)]
+            rest = [[v for v in each if v in part and v not in shared] for part in self.service.parts]
+            whole = math.fsum(each[v] for v in shared)
+            apart = [math.fsum(each[v] for v in variants) for variants in rest]
             scale = 1.0 if min(apart) > 0 else self.share / whole
-            exact.update({(b, v): values[b, v] * scale for v in shared if (b, v) in values})
+            exact.update({(b, v): each[v] * scale for v in shared})
             left = self.share - whole * scale
             for variants, total in zip(rest, apart, strict=True):
                 if left > 0 and total > 0:
-                    exact.update({(b, v): values[b, v] * left / total for v in variants if (b, v) in values})
+                    exact.update({(b, v): each[v] * left / total for v in variants})
         return exact
 
     def _measured(self, shares: Shares) -> Split:
         """The split with what follows from it. A request in a billion is the solver's noise, not a shortage."""
         service = self.service
         taken: list[list[float]] = [[] for _ in service.variants]
+        computed: list[list[list[float]]] = [[[] for _ in service.parts] for _ in service.loads]
+        parts_of = [[p for p, part in enumerate(service.parts) if v in part] for v in range(len(service.variants))]
         for (b, v), share in shares.items():
             taken[v].append(service.loads[b][v] * share)
-        served = [
-            min(self.share, *(math.fsum(shares.get((b, v), 0.0) for v in variants) for variants in parts))
-            for b, parts in enumerate(self.computing)
-        ]
+            for part in parts_of[v]:
+                computed[b][part].append(share)
+        served = [min(self.share, *map(math.fsum, parts)) for parts in computed]
         demand_rps = math.fsum(service.rates)
         served_rps = math.fsum(rate * share for rate, share in zip(service.rates, served, strict=True))
         share = served_rps / demand_rps if demand_rps > 0 else self.share
@@ -189,9 +216,3 @@ def _within(load: float, room: float) -> bool:
     """Whether replicas can take a load. The most even split takes a little more of every replica for a little too much
     load on one, so what is allowed grows with their number."""
     return load <= room + LOAD_TOLERANCE * max(1.0, room)
-
-
-def _solved(model: SparseModel, x: dict[tuple[int, int], int]) -> Shares:
-    """The solution without what is only the solver's noise."""
-    values = model.solved().tolist()
-    return {key: values[column] for key, column in x.items() if values[column] > _NOISE}

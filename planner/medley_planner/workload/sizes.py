@@ -6,6 +6,7 @@ so that the tokens of a workload are those of its histogram.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -52,15 +53,28 @@ class SizeHistogram:
     def __post_init__(self) -> None:
         object.__setattr__(self, "buckets", _normalised(tuple(self.buckets)))
 
+    def __hash__(self) -> int:
+        """Of all buckets, worked out once: histograms are part of many keys."""
+        return self._hash
+
+    @functools.cached_property
+    def _hash(self) -> int:
+        return hash(self.buckets)
+
     @classmethod
     def of(cls, *sizes: tuple[int, int, float]) -> SizeHistogram:
         """A histogram of (input tokens, output tokens, weight) triples."""
         return cls(tuple(Bucket(*size) for size in sizes))
 
-    @property
+    @functools.cached_property
     def mean_input_tokens(self) -> float:
         """Input tokens of a request, on average."""
         return math.fsum(bucket.weight * bucket.input_tokens for bucket in self.buckets)
+
+    @functools.cached_property
+    def squared_input_tokens(self) -> float:
+        """The square of a request's input tokens, on average."""
+        return math.fsum(bucket.weight * bucket.input_tokens**2 for bucket in self.buckets)
 
     @property
     def mean_output_tokens(self) -> float:
