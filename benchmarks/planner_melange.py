@@ -3,8 +3,9 @@
 1. *Speed.* One service, the four GPU types and prices of the Mélange paper, request sizes of the Azure conversation
    trace, capacities by roofline, 1 to 32 requests per second. Theirs: the paper's model, a binary for each of four
    slices of each bucket, PuLP and CBC, to proven optimality; ours: the same figures to a gap of 10⁻⁶. Both are timed
-   from figures to mix in the same process, each as the best of as many runs as take a second together, at most twenty.
-   CBC is given `CBC_LIMIT_S`; where it does not end in that, the time is the limit, and the true ratio larger.
+   from figures to mix in the same process, each as the best of as many runs as take a second together, at most twenty;
+   ours once before and once after theirs, as the machine's pace changes. CBC is
+   given `CBC_LIMIT_S`; where it does not end in that, the time is the limit, and the true ratio larger.
 2. *Rounding.* 1,000 drawn services on eight GPU types, each type with the number of GPUs to a replica that is cheapest
    there: the optimum against the fractional optimum with the replicas of each type rounded up, and against the best
    single type. A sample is also solved by the reference model.
@@ -71,10 +72,10 @@ def rows(*, quick: bool) -> list[Row]:
     return [*found, *_rounding(20 if quick else SERVICES, 5 if quick else COMPARED, console)]
 
 
-def _timed(compute: Callable[[], T]) -> tuple[T, float]:
-    """A result, and the least time of as many runs as take a second together, at most twenty."""
+def _timed(compute: Callable[[], T], runs: int = 1) -> tuple[T, float]:
+    """A result, and the least time of as many runs as take a second together, at most so many."""
     result, best, spent_s = None, math.inf, 0.0
-    for _ in range(RUNS):
+    for _ in range(runs):
         started = time.perf_counter()
         result = compute()
         took_s = time.perf_counter() - started
@@ -104,13 +105,14 @@ def _problem(rate_rps: float) -> ServiceProblem:
 def _compare(rate_rps: float, cbc_limit_s: float) -> Compared:
     problem = _problem(rate_rps)
     alone = FleetProblem((problem,), ())
-    ours, ours_s = _timed(lambda: solve_pruned(alone, Goal.CHEAPEST, EXACT, Memo()))
     limits = Limits(time_limit_s=cbc_limit_s, relative_gap=0.0)
+    ours, before_s = _timed(lambda: solve_pruned(alone, Goal.CHEAPEST, EXACT, Memo()), RUNS)
     theirs: MelangeMix | None
-    theirs, theirs_s = _timed(lambda: melange(problem, SLICE_FACTOR, limits, solver=Solver.CBC, binary=True))
+    theirs, theirs_s = _timed(lambda: melange(problem, SLICE_FACTOR, limits, solver=Solver.CBC, binary=True), RUNS)
+    _, after_s = _timed(lambda: solve_pruned(alone, Goal.CHEAPEST, EXACT, Memo()), RUNS)
     return Compared(
         rate_rps=rate_rps,
-        ours_s=ours_s,
+        ours_s=min(before_s, after_s),
         theirs_s=theirs_s,
         ours_usd=problem.cost(ours.replicas[0]),
         theirs_usd=None if theirs is None else problem.cost(theirs.replicas),
