@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,10 +21,14 @@ from typing import Any
 
 import aiohttp
 
+from engine_ports import free_port
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "engine"))
 
 from medley_engine import random_checkpoint  # noqa: E402 - the path is set above
+
+_FIRST_PORT = 18700
 
 # 2.2 GB in float32: many small experts, as current models have, few enough active that two cores can serve it.
 LARGE: dict[str, Any] = {
@@ -43,12 +46,6 @@ def make_checkpoint(folder: Path, **sizes: Any) -> int:
     if not (folder / "tokenizer_config.json").exists():
         random_checkpoint.write(folder, random_checkpoint.model_config("qwen3_moe", **sizes))
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def percentile(values: Iterable[float], share: float) -> float:
@@ -79,7 +76,7 @@ class Engine:
     def __init__(self, folder: Path, session: aiohttp.ClientSession, **settings: Any) -> None:
         self.folder, self.session = folder, session
         self.run_dir = Path(tempfile.mkdtemp(prefix="medley-bench-"))
-        self.port = free_port()
+        self.port = free_port(_FIRST_PORT)
         self.url = f"http://127.0.0.1:{self.port}"
         arguments = [sys.executable, "-m", "medley_engine", "serve", str(folder)]
         for name, value in {"run_dir": self.run_dir / "run", "port": self.port, **settings}.items():

@@ -17,6 +17,9 @@ from typing import Any, Literal
 
 FinishReason = Literal["stop", "length", "abort"]
 
+DECODE_ROWS = 3
+"""Tokens after the prompt that are computed for the price of one: see docs/engine/numerics.md."""
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:

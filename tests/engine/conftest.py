@@ -8,7 +8,6 @@ import importlib.util
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,8 +18,14 @@ from typing import Any
 
 import pytest
 
-ENGINE_ROOT = Path(__file__).resolve().parents[2] / "engine"
+ROOT = Path(__file__).resolve().parents[2]
+ENGINE_ROOT = ROOT / "engine"
 sys.path[:0] = [str(ENGINE_ROOT), str(Path(__file__).parent)]
+sys.path.append(str(ROOT / "benchmarks"))
+
+# Workers that run tests side by side look for ports apart from each other.
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_FIRST_PORT, _PORTS_PER_WORKER = 19000, 50
 
 NEEDS_TORCH = (
     "test_engine_model.py",
@@ -246,6 +251,8 @@ async def engine(
     """Starts engines; each is stopped at the end, and must leave no process behind. GPUs are those of a fake driver."""
     import aiohttp
 
+    from engine_ports import free_port
+
     engines: list[Engine] = []
     connector = aiohttp.TCPConnector(limit=0)
     session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=120))
@@ -270,9 +277,7 @@ async def engine(
                 [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
             )
         log = tmp_path / f"engine{len(engines)}.log"
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port(_FIRST_PORT + _PORTS_PER_WORKER * WORKER)
         arguments[arguments.index("--port") + 1] = str(port)
         with log.open("wb") as out:
             process = subprocess.Popen(

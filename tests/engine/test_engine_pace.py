@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 
 import pytest
 
-from medley_engine.memory.pace import Pace
+from medley_engine.memory.pace import Pace, at_leisure
 
 
 def work(seconds):
@@ -35,3 +37,17 @@ def test_a_whole_processor_needs_no_rest():
 def test_a_share_is_above_nothing_and_at_most_all(share):
     with pytest.raises(ValueError, match="share"):
         Pace(share)
+
+
+def test_work_at_leisure_is_done_by_a_thread_that_nobody_waits_for_a_processor_behind():
+    seen = []
+    at_leisure(lambda: seen.append((os.sched_getscheduler(0), threading.get_ident())))
+    ((policy, thread),) = seen
+    assert policy == os.SCHED_IDLE
+    assert thread != threading.get_ident()
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
+
+
+def test_what_fails_at_leisure_fails_for_whom_it_was_done():
+    with pytest.raises(KeyError):
+        at_leisure({}.popitem)

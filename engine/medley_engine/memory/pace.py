@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 
 class Pace:
@@ -25,3 +29,17 @@ class Pace:
         if owed_s > 0:
             time.sleep(owed_s)
         self._used_s, self._at_s = used_s, time.monotonic()
+
+
+def at_leisure(work: Callable[[], None]) -> None:
+    """Do a piece of work while processors have nothing better to do, and return when it is done. In a thread of its
+    own: one that took this priority could not give it up again without being privileged.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="leisure", initializer=_take_what_is_left) as pool:
+        pool.submit(work).result()
+
+
+def _take_what_is_left() -> None:
+    # Where the system does not allow it, the work is done at the usual priority.
+    with suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))

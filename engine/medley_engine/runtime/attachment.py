@@ -105,9 +105,12 @@ class Attachment:
             self._closed = True
             self._device.synchronise()
             del self.model
-            self._weights.close()
-            self._cache.close()
+            self._device.let_go(self._unmap)
             self._manager.call("detach", holder=self._spec.holder)
+
+    def _unmap(self) -> None:
+        self._weights.close()
+        self._cache.close()
 
     def remap(self, items: Sequence[str], *, home: bool) -> int:
         """Map items anew, so that the pages that they lay in can go: those that leave this rank's memory where they

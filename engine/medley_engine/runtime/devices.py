@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
 
 from medley_engine.memory import cuda_driver
 from medley_engine.memory.mapping import VirtualRange, copy_memory
+from medley_engine.memory.pace import at_leisure
 from medley_engine.memory.pools import Range
 
 
@@ -39,6 +41,9 @@ class Device(Protocol):
 
     def synchronise(self) -> None:
         """Wait for everything that was asked of the device."""
+
+    def let_go(self, unmap: Callable[[], None]) -> None:
+        """Drop an instance's mappings, while another serves."""
 
 
 class HostDevice:
@@ -77,6 +82,10 @@ class HostDevice:
 
     def synchronise(self) -> None:
         """Nothing: what the processor was asked for is done."""
+
+    def let_go(self, unmap: Callable[[], None]) -> None:
+        """See :class:`Device`. Clearing page tables takes the processors that the other instance computes on."""
+        at_leisure(unmap)
 
 
 class CudaDevice:
@@ -131,6 +140,10 @@ class CudaDevice:
         """See :class:`Device`."""
         if self.torch.type == "cuda":
             torch.cuda.synchronize(self.torch)
+
+    def let_go(self, unmap: Callable[[], None]) -> None:
+        """See :class:`Device`. In this thread, which has the device's context."""
+        unmap()
 
 
 def device_of(kind: str, rank: int) -> Device:

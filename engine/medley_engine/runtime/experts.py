@@ -14,8 +14,9 @@ from torch.nn import functional
 from medley_engine.config import ModelConfig
 from medley_engine.placement import Placement
 from medley_engine.runtime.collective import Collective
-from medley_engine.runtime.products import DECODE_ROWS, PROMPT_ROWS, Products, gated
+from medley_engine.runtime.products import PROMPT_ROWS, Products, gated
 from medley_engine.runtime.weights import Experts, Weights
+from medley_engine.scheduler import DECODE_ROWS
 
 _FEW_ROWS_SHARE = 16
 """Experts per chosen expert from which on an expert sees a few tokens at most, of a prompt's chunk too."""

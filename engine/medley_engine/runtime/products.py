@@ -18,9 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from medley_engine.scheduler import Slice
+from medley_engine.scheduler import DECODE_ROWS, Slice
 
-DECODE_ROWS = 3
 PROMPT_ROWS = 16
 _SERIAL_ELEMENTS = 32768
 """torch cuts elementwise work that is larger among its threads, anywhere in a row."""

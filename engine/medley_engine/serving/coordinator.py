@@ -41,7 +41,7 @@ class Coordinator:
         folder = Path(settings.model)
         self._model = parse_model_config(json.loads((folder / "config.json").read_text()))
         self._metrics = Metrics(settings.served_name)
-        self._dispatcher = Dispatcher(self._metrics, settings.max_queue, settings.max_running)
+        self._dispatcher = Dispatcher(self._metrics, settings.max_queue, settings.max_running, settings.abreast)
         self._manager = ManagerLink(settings.run_path, token)
         self._supervisor = SupervisorLink(settings.run_path, token)
         self._pool = InstancePool(settings, self._supervisor, token, self._dispatcher.on_output, self._instance_lost)

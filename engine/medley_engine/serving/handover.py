@@ -11,6 +11,7 @@ from medley_engine.serving.instances import Instance
 from medley_engine.serving.links import ManagerLink, RankLostError
 from medley_engine.serving.requests import Dispatcher
 from medley_engine.serving.settings import Settings
+from medley_engine.spreading import group_for
 
 
 async def hand_over(
@@ -19,9 +20,9 @@ async def hand_over(
     """Move what runs on ``old``; what cannot move stays there and finishes there.
 
     Each leader of the old instance calls off its step and tells where its sequences stand. Their blocks pass to a
-    rank of the new one: the same rank where it exists (no byte is copied), else the one with the fewest requests
-    (copied where it is another memory). A sequence whose blocks find no room is replayed. Outputs that a rank sent
-    before it stopped arrive before its answer, on the same connection, so no token is lost or sent twice.
+    rank of the new one: in one memory to any, else to the same rank where it exists (no byte is copied). A sequence
+    whose blocks find no room is replayed. Outputs that a rank sent before it stopped arrive before its answer, on the
+    same connection, so no token is lost or sent twice.
     """
     counted = {"moved": 0, "replayed": 0, "seconds": 0.0}
     if settings.handover != "kv" or not settings.shared_pages:
@@ -29,38 +30,65 @@ async def hand_over(
     if settings.tensor_parallel > 1 and not settings.shared_domain:
         return counted
     start = time.monotonic()
-    counts = dispatcher.load(new)
-    decoding = False
+    running = await _exported(old, dispatcher)
+    for (rank, target), sequences in sorted(by_ranks(running, dispatcher.load(new), settings).items()):
+        moved = await _pass_blocks((old, rank), (new, target), sequences, manager)
+        counted["moved" if moved else "replayed"] += len(sequences)
+        _resume((old, rank), (new, target), sequences, dispatcher)
+    if counted["moved"] + counted["replayed"] and new.state == "attached":
+        # Once for all, and those in the midst of their answers first.
+        for rank in new.leaders if any(_decodes(sequence) for _, sequence in running) else ():
+            new.links[rank].tell("add", sequences=[], decode_first=True)
+        new.wake()
+    counted["seconds"] = time.monotonic() - start
+    return counted
+
+
+async def _exported(old: Instance, dispatcher: Dispatcher) -> list[tuple[int, dict[str, Any]]]:
+    """Stop the old instance: what ran on which of its ranks, without those whose client left and those that are being
+    replayed already (their blocks end with the old instance).
+    """
     # All at once: the ranks compute in lock step, so they stop in the same layer of a step.
     asked = await asyncio.gather(*(old.links[rank].ask("export") for rank in old.leaders), return_exceptions=True)
+    running = []
     for rank, reply in zip(old.leaders, asked, strict=True):
         if isinstance(reply, RankLostError):
             # The old instance is lost: what it ran is replayed by whoever was told so.
             break
         if isinstance(reply, BaseException):
             raise reply
-        same = rank if rank in counts and not settings.shared_domain else None
-        by_target: dict[int, list[dict[str, Any]]] = {}
-        decoding |= any(s["computed"] >= len(s["prompt"]) for s in reply["sequences"])
         for sequence in reply["sequences"]:
             request = dispatcher.requests.get(sequence["id"])
-            if request is None or request.instance is not old:
-                # Its client left, or it is being replayed already; its blocks end with the old instance.
-                continue
-            target = same if same is not None else min(counts, key=lambda r: (counts[r], r))
-            counts[target] += 1
-            by_target.setdefault(target, []).append(sequence)
-        for target, sequences in sorted(by_target.items()):
-            moved = await _pass_blocks((old, rank), (new, target), sequences, manager)
-            counted["moved" if moved else "replayed"] += len(sequences)
-            _resume((old, rank), (new, target), sequences, dispatcher)
-    if counted["moved"] + counted["replayed"] and new.state == "attached":
-        # Once for all, and those in the midst of their answers first.
-        for rank in new.leaders if decoding else ():
-            new.links[rank].tell("add", sequences=[], decode_first=True)
-        new.wake()
-    counted["seconds"] = time.monotonic() - start
-    return counted
+            if request is not None and request.instance is old:
+                running.append((rank, sequence))
+    return running
+
+
+def _decodes(sequence: dict[str, Any]) -> bool:
+    return int(sequence["computed"]) >= len(sequence["prompt"])
+
+
+def by_ranks(
+    running: list[tuple[int, dict[str, Any]]], counts: dict[int, int], settings: Settings
+) -> dict[tuple[int, int], list[dict[str, Any]]]:
+    """Sequences by the ranks that they leave and reach. ``counts`` of the new instance are brought up to date.
+
+    The first step is to be short, since running streams wait for it. Where processors are fewer than ranks, those that
+    decode are put close together, so that few ranks have anything to compute in it.
+    """
+    found: dict[tuple[int, int], list[dict[str, Any]]] = {}
+    close = 1 if settings.abreast < len(counts) else settings.abreast
+    for rank, sequence in sorted(running, key=lambda one: not _decodes(one[1])):
+        if settings.shared_domain or rank not in counts or not sequence["computed"]:
+            target = group_for(counts, close if _decodes(sequence) else settings.abreast)
+        else:
+            target = rank
+        if not settings.shared_domain and not sequence["computed"]:
+            # Nothing was computed into its blocks: it needs no copy of them.
+            sequence["blocks"] = []
+        counts[target] += 1
+        found.setdefault((rank, target), []).append(sequence)
+    return found
 
 
 async def _pass_blocks(

@@ -19,6 +19,7 @@ from medley_engine.memory.wire import Frame
 from medley_engine.scheduler import SamplingParams
 from medley_engine.serving.instances import Instance
 from medley_engine.serving.metrics import Metrics
+from medley_engine.spreading import group_for
 
 
 class QueueFullError(RuntimeError):
@@ -60,8 +61,8 @@ class Request:
 class Dispatcher:
     """Gives requests to the ranks of the active instance and tokens to clients."""
 
-    def __init__(self, metrics: Metrics, max_queue: int, max_running: int) -> None:
-        self._metrics = metrics
+    def __init__(self, metrics: Metrics, max_queue: int, max_running: int, abreast: int) -> None:
+        self._metrics, self._abreast = metrics, abreast
         self._max_queue, self._max_running = max_queue, max_running
         self.requests: dict[str, Request] = {}
         self.waiting: deque[Request] = deque()
@@ -115,9 +116,7 @@ class Dispatcher:
     # --- ranks -------------------------------------------------------------------------------------------------
 
     def pump(self) -> None:
-        """Give waiting requests to the active instance, each to the rank with the fewest, up to what ranks run at
-        once.
-        """
+        """Give waiting requests to the active instance, up to what ranks run at once."""
         instance = self.active
         if instance is None or instance.state != "attached" or not self.waiting or self._held_back:
             return
@@ -125,9 +124,10 @@ class Dispatcher:
         given: dict[int, list[dict[str, Any]]] = {}
         now = time.monotonic()
         while self.waiting:
-            rank = min(counts, key=lambda r: (counts[r], r))
-            if counts[rank] >= self._max_running:
+            room = {rank: count for rank, count in counts.items() if count < self._max_running}
+            if not room:
                 break
+            rank = group_for(room, self._abreast)
             request = self.waiting.popleft()
             request.instance, request.rank = instance, rank
             if request.dispatched is None:

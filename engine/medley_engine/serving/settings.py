@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -69,6 +70,13 @@ class Settings:
     def item_page_bytes(self) -> int:
         """What items are rounded up to: a GPU maps whole allocations, which come in 2 MiB."""
         return self.page_bytes if self.device == "cpu" else -(-self.page_bytes // _GPU_PAGE_BYTES) * _GPU_PAGE_BYTES
+
+    @property
+    def abreast(self) -> int:
+        """Data-parallel groups that can compute at the same time."""
+        if self.device != "cpu":
+            return self.max_data_parallel
+        return max(1, len(os.sched_getaffinity(0)) // (self.threads * self.tensor_parallel))
 
     @property
     def reaches_others(self) -> bool:

@@ -18,7 +18,7 @@ from medley_engine.serving.settings import Settings
 log = logging.getLogger("medley.engine.switching")
 
 _FIRST_TOKEN_S = 0.25
-"""How long new prompts wait at most, after a switch, for the first token of what was handed over."""
+"""How long an operation waits at most, after a switch, for the first token of what was handed over."""
 
 
 class Switch:
@@ -30,8 +30,8 @@ class Switch:
     async def move(
         self, old: Instance | None, instance: Instance, on_first_token: Callable[[float], None]
     ) -> dict[str, Any]:
-        """Give new requests to an instance and hand over what runs on the old one. Prompts that come meanwhile wait for
-        the first token of what was handed over, so that running streams pause as shortly as may be.
+        """Give new requests to an instance and hand over what runs on the old one. The first step has no prompt in
+        it, so that running streams pause as shortly as may be; prompts that come meanwhile are in the second.
 
         Returns:
             What was moved, to be told to people.
@@ -51,13 +51,15 @@ class Switch:
                     details["handover"] = await hand_over(
                         old, instance, self._dispatcher, self._manager, self._settings
                     )
-                    if details["handover"]["moved"]:
-                        await asyncio.wait_for(first.wait(), _FIRST_TOKEN_S)
-                except TimeoutError:
-                    details["first_token_awaited_s"] = _FIRST_TOKEN_S
                 except (RemoteError, RankLostError, OSError) as error:
                     # What was not moved finishes on the old instance, or is replayed at the drain timeout.
                     log.warning("handing over: %s", error)
+        if details.get("handover", {}).get("moved"):
+            # What else is to be done takes processors from the first step.
+            try:
+                await asyncio.wait_for(first.wait(), _FIRST_TOKEN_S)
+            except TimeoutError:
+                details["first_token_awaited_s"] = _FIRST_TOKEN_S
         return details
 
     async def drain(self, old: Instance) -> None:
