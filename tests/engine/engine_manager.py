@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -28,22 +29,26 @@ def forget_driver():
 
 
 class Keeper:
-    """Keeps descriptors as the supervisor does."""
+    """Keeps descriptors as the supervisor does; a manager's threads may give it some while a test takes them."""
 
     def __init__(self) -> None:
         self.fds: dict[str, int] = {}
+        self._one_at_a_time = threading.RLock()
 
     def put(self, name, fd):
-        self.drop([name])
-        self.fds[name] = os.dup(fd)
+        with self._one_at_a_time:
+            self.drop([name])
+            self.fds[name] = os.dup(fd)
 
     def drop(self, names: Sequence[str]):
-        for name in names:
-            if name in self.fds:
-                os.close(self.fds.pop(name))
+        with self._one_at_a_time:
+            for name in names:
+                if name in self.fds:
+                    os.close(self.fds.pop(name))
 
     def take(self):
-        return {name: os.dup(fd) for name, fd in self.fds.items()}
+        with self._one_at_a_time:
+            return {name: os.dup(fd) for name, fd in self.fds.items()}
 
 
 class Managers:
