@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -191,6 +192,12 @@ def test_up_again_changes_nothing(cluster: Cluster) -> None:
     assert cluster.pids == before
 
 
+def kill_all(cluster: Cluster) -> None:
+    for process in cluster.processes.stragglers():
+        with contextlib.suppress(ProcessLookupError):  # some are short, and end by themselves before their turn
+            os.kill(process.pid, signal.SIGKILL)
+
+
 @pytest.mark.cluster
 def test_second_cluster_beside_the_first_dies_uncleanly_and_is_cleaned_up(cluster: Cluster) -> None:
     other = Cluster(f"second-{os.getpid()}")
@@ -199,14 +206,12 @@ def test_second_cluster_beside_the_first_dies_uncleanly_and_is_cleaned_up(cluste
         other.up(options)
         assert other.api_server != cluster.api_server
         assert "sim-l4-0" in other.ready_nodes()
-        for process in other.processes.stragglers():
-            os.kill(process.pid, signal.SIGKILL)
+        kill_all(other)
         wait_until(lambda: not other.pids, 5.0, "everything was killed")
         other.up(options)
         assert "sim-l4-0" in other.ready_nodes()
         network, state_dir, bridge = other.network, other.state_dir, other.addresses.bridge
-        for process in other.processes.stragglers():
-            os.kill(process.pid, signal.SIGKILL)
+        kill_all(other)
     finally:
         other.down()
     assert not state_dir.exists()
