@@ -13,6 +13,9 @@ from medley_engine.serving.requests import Dispatcher
 from medley_engine.serving.settings import Settings
 from medley_engine.spreading import group_for
 
+_EXPORT_S = 10.0
+"""How long ranks may take to stop. New requests wait meanwhile, so what does not answer finishes where it is."""
+
 
 async def hand_over(
     old: Instance, new: Instance, dispatcher: Dispatcher, manager: ManagerLink, settings: Settings
@@ -49,14 +52,18 @@ async def _exported(old: Instance, dispatcher: Dispatcher) -> list[tuple[int, di
     replayed already (their blocks end with the old instance).
     """
     # All at once: the ranks compute in lock step, so they stop in the same layer of a step.
-    asked = await asyncio.gather(*(old.links[rank].ask("export") for rank in old.leaders), return_exceptions=True)
+    asked = [asyncio.ensure_future(old.links[rank].ask("export", deadline_s=_EXPORT_S)) for rank in old.leaders]
+    try:
+        replies = await asyncio.gather(*asked)
+    except RankLostError:
+        # The old instance is lost: what it ran is replayed by whoever was told so. Its other ranks may wait in a step
+        # for the one that is gone, and new requests wait meanwhile: nobody waits for them.
+        for each in asked:
+            each.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
+        return []
     running = []
-    for rank, reply in zip(old.leaders, asked, strict=True):
-        if isinstance(reply, RankLostError):
-            # The old instance is lost: what it ran is replayed by whoever was told so.
-            break
-        if isinstance(reply, BaseException):
-            raise reply
+    for rank, reply in zip(old.leaders, replies, strict=True):
         for sequence in reply["sequences"]:
             request = dispatcher.requests.get(sequence["id"])
             if request is not None and request.instance is old:
